@@ -1,0 +1,49 @@
+# make demo    sets up and runs the main job on built-in data
+# make test    sets up and runs the tests
+# make check   tests, then lints, types and import contracts
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The CPU build, where one is offered; any other 2.x from 2.13 on serves too.
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test test-slow unit check lint types contracts clean
+
+$(VENV)/.base: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing PyTorch (the largest part, once)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[all]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.base
+	@$(BIN)/whet demo --out demo-run
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest -q
+
+unit: $(VENV)/.dev
+	@$(BIN)/python -m pytest -q tests/unit tests/architecture
+
+test-slow: $(VENV)/.dev
+	@$(BIN)/python -m pytest -q -m slow
+
+check: test lint types contracts
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	@$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo-run demo-run-model .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,5 @@
+"""``python -m whet``."""
+
+from whet.cli.main import main
+
+main()

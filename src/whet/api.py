@@ -1,0 +1,303 @@
+"""The Python face: the same verbs as the command line, on paths or on objects in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from whet import isolate, plain, userfile
+from whet.bundle.verify import Check
+from whet.bundle.verify import verify as verify_bundle
+from whet.data.data import Splits
+from whet.data.preprocess import Preprocess
+from whet.data.sources import DataSource, data_source, parse_preprocess
+from whet.data.tasks import task_name
+from whet.errors import UserError, did_you_mean
+from whet.measure.verdict import Budget
+from whet.models.adapter import adapter_for
+from whet.models.model import Model
+from whet.models.signature import parse_input
+from whet.models.source import Source, source_of
+from whet.profile.profile import Profile
+from whet.progress import OnEvent, silent
+from whet.recipe import presets
+from whet.recipe.presets import recipe
+from whet.recipe.recipe import Recipe
+from whet.report.write import write as write_report
+from whet.runtimes.base import Deployment, usual
+from whet.search import optimize as searching
+from whet.search.candidates import candidates, deploy
+from whet.search.optimize import Order
+from whet.search.outcome import Outcome
+from whet.trials.contest import Contest, Entrant, Standing, hold, profile_source
+from whet.trials.problem import Candidate, Problem
+
+
+def load(
+    model: Any,
+    weights: str | Path | None = None,
+    input: str | Iterable[str] = (),
+    *,
+    trust_pickle: bool = False,
+) -> Model:
+    """Open a model.
+
+    Args:
+        model: ``file.py:factory``, an ``.onnx`` file, or a ``torch.nn.Module``.
+        weights: A file of weights, for a factory.
+        input: What goes in, as ``ids=int64[1,200]:0..30000``; several as a list. Lets the signature be found.
+        trust_pickle: Allow weights to be unpickled.
+
+    Raises:
+        ModelError: It cannot be found or opened.
+    """
+    source = _source(model, weights, input, trust_pickle=trust_pickle)
+    return adapter_for(source.format).open(source, None)
+
+
+def dataset(data: Any, *, preprocess: str | Preprocess | None = None, task: Any = None, seed: int = 0) -> Splits:
+    """Open data and split it by what its samples may decide.
+
+    Args:
+        data: A built-in name, a path, ``file.py:factory``, ``(train, test)``, or ``whet.Data``.
+        preprocess: What turns raw inputs into tensors, takes the place of the data's own.
+        task: ``classification``, ``regression``, ``fidelity``, or ``metric(outputs, labels)``.
+        seed: Of the splits.
+
+    Raises:
+        DataError: It cannot be found, read or split.
+    """
+    return _data(data, preprocess, task, seed).open()
+
+
+class Options(TypedDict, total=False):
+    """What ``optimize`` and ``run`` take besides model, data and folder.
+
+    Attributes:
+        weights: A file of weights, for a factory.
+        input: What goes in, as ``ids=int64[1,200]:0..30000``; several inputs as a list.
+        trust_pickle: Allow weights to be unpickled.
+        preprocess, task: As ``dataset`` takes them.
+        budget: What may be lost; by default one point of the task's metric.
+        runtime: What artifacts are run in; by default the usual runtime of their format.
+        threads: For the arithmetic inside one operator; 1 by default.
+        batch_sizes: Each is measured; 1 and 32 by default.
+        seed: Of the splits, and of whatever is drawn.
+        within: Seconds after which no further candidate is begun.
+        recipes: What ``optimize`` tries, in place of the usual set.
+        on_event: Told of progress.
+    """
+
+    weights: str | Path | Sequence[str | Path] | None
+    input: str | Iterable[str]
+    trust_pickle: bool
+    preprocess: str | Preprocess | None
+    task: Any
+    budget: Budget | None
+    runtime: str | None
+    threads: int
+    batch_sizes: Sequence[int]
+    seed: int
+    within: float | None
+    recipes: Sequence[str | Path | Recipe] | None
+    on_event: OnEvent
+
+
+def optimize(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> Outcome:
+    """Make a model smaller and faster, prove on the shipped file that it is good enough, write it all to ``out``.
+
+    Args:
+        model: ``file.py:factory``, an ``.onnx`` file, a ``torch.nn.Module``, or a Model.
+        data: As ``dataset`` takes it.
+        out: The RUN folder. The same call on the same folder resumes.
+        options: See Options.
+
+    Raises:
+        UserError: The model, the data or the folder cannot be used.
+    """
+    order = plan("optimize", model, data, out, **options)
+    outcome = searching.optimize(order, options.get("on_event", silent))
+    write_report(order.problem.folder, outcome)
+    return outcome
+
+
+def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> Outcome:
+    """Compare fixed ``recipes`` side by side on ``test``, with intervals that hold for all at once; choose nothing.
+
+    Raises:
+        UserError: A recipe, the model, the data or the folder cannot be used.
+    """
+    if not options.get("recipes"):
+        raise UserError(f"name the recipes to compare: a .toml file, or one of {', '.join(presets.NAMES)}")
+    order = plan("run", model, data, out, **options)
+    outcome = searching.run(order, options.get("on_event", silent))
+    write_report(order.problem.folder, outcome)
+    return outcome
+
+
+def verify(bundle: str | Path, model: Any = None) -> list[Check]:
+    """Check a bundle: bytes, processor, signature, recorded outputs. All is well if every check is ``ok``.
+
+    Args:
+        bundle: The folder.
+        model: The module, for a torch bundle whose class lived in memory.
+    """
+    return verify_bundle(Path(bundle), source=None if model is None else _source(model, None, ()))
+
+
+def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile:
+    """Count and time the layers of a model, in a process of its own; without data, on inputs drawn by ``input``.
+
+    Raises:
+        UserError: The model or the data cannot be used, or nothing says what goes in.
+    """
+    entrant, source = _entrant(model, options.get("weights"), options)
+    if source is None:
+        raise UserError(f"{entrant.name} is a bundle; profile the model file in it")
+    deployment = Deployment("", {}, options.get("threads", 1), _sizes(options.get("batch_sizes") or (1,)))
+    tell = options.get("on_event", silent)
+    found = isolate.call(
+        profile_source, source, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
+    )
+    assert isinstance(found, Profile)
+    return found
+
+
+def bench(*models: Any, data: Any = None, **options: Unpack[Options]) -> list[Standing]:
+    """Time models in turns, with their size, load time and memory; without data, on inputs drawn by ``input``."""
+    return _contest(models, data, options, quality=False, speed=True)
+
+
+def evaluate(*models: Any, data: Any, **options: Unpack[Options]) -> list[Standing]:
+    """Measure what models are worth on ``test``; several with intervals that hold for all at once."""
+    return _contest(models, data, options, quality=True, speed=False)
+
+
+def compare(*models: Any, data: Any, **options: Unpack[Options]) -> list[Standing]:
+    """Compare models with the first one: quality sample by sample, speed in turns, size and memory.
+
+    Args:
+        models: ``file.py:factory``, ``.onnx`` files, bundles, or modules in memory.
+        data: As ``dataset`` takes it.
+        options: See Options; ``weights`` are those of the factories, in order.
+
+    Raises:
+        UserError: A model or the data cannot be used, or they do not fit.
+    """
+    if len(models) < 2:
+        raise UserError("compare takes two models or more; to measure one, use evaluate or bench")
+    return _contest(models, data, options, quality=True, speed=True)
+
+
+def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: bool, speed: bool) -> list[Standing]:
+    weights = options.get("weights")
+    given = [weights] if isinstance(weights, str | Path) else list(weights or ())
+    entrants: list[Entrant] = []
+    for model in models:
+        takes = isinstance(model, str) and userfile.split(model) is not None
+        entrant, _ = _entrant(model, given.pop(0) if takes and given else None, options)
+        taken = {other.name for other in entrants}
+        name = next(
+            name for at in count(1) if (name := entrant.name if at == 1 else f"{entrant.name}-{at}") not in taken
+        )
+        entrants.append(replace(entrant, name=name))
+    if given:
+        raise UserError(f"{given[0]} belongs to no model; give one --weights a file.py:function, in their order")
+    deployment = Deployment(
+        options.get("runtime") or "",
+        {},
+        options.get("threads", 1),
+        _sizes(options.get("batch_sizes") or (1, 7, 32)),
+    )
+    asked = Contest(entrants, _optional(data, options), deployment, quality, speed)
+    return hold(asked, options.get("on_event", silent))
+
+
+def _entrant(model: Any, weights: Any, options: Options) -> tuple[Entrant, Source | None]:
+    """Name something to measure: a bundle's folder, or a model."""
+    if isinstance(model, str | Path) and Path(model).is_dir():
+        path = Path(model)
+        if not (path / "manifest.json").exists():
+            raise UserError(
+                f"{path} is a folder without a manifest.json; give a bundle, a model file or file.py:function"
+            )
+        return Entrant(path.resolve().name, bundle=path.resolve()), None
+    source = _source(model, weights, options.get("input", ()), trust_pickle=options.get("trust_pickle", False))
+    return Entrant(source.name, source), source
+
+
+def _optional(data: Any, options: Options) -> DataSource | None:
+    if data is None:
+        return None
+    return _data(data, options.get("preprocess"), options.get("task"), options.get("seed", 0))
+
+
+def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> Order:
+    """Return what a command (``optimize`` or ``run``) asks for, every recipe checked; nothing is opened or written.
+
+    Raises:
+        UserError: An option, or a recipe, that cannot work.
+    """
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        word = sorted(unknown)[0]
+        raise UserError(f"unknown option {word!r}{did_you_mean(word, Options.__annotations__)}")
+    trust = options.get("trust_pickle", False)
+    source = _source(model, options.get("weights"), options.get("input", ()), trust_pickle=trust)
+    seed, threads, sizes = options.get("seed", 0), options.get("threads", 1), _sizes(options.get("batch_sizes"))
+    problem = Problem(
+        source=source,
+        data=_data(data, options.get("preprocess"), options.get("task"), seed),
+        deployment=Deployment(options.get("runtime") or "", {}, threads, sizes),
+        original=Deployment(usual(source.format), {}, threads, sizes),
+        budget=options.get("budget") or Budget(),
+        folder=Path(out).resolve(),
+        seed=seed,
+    )
+    given = options.get("recipes")
+    tried = candidates(problem) if given is None else deploy(problem, [recipe(one, source.format) for one in given])
+    within = options.get("within")
+    return Order(problem, tried, _command(kind, problem, tried, within), within)
+
+
+def _command(kind: str, problem: Problem, tried: Sequence[Candidate], within: float | None) -> dict[str, Any]:
+    """Return all that decides the results, as plain data: a RUN folder is resumed by the same alone."""
+    return {
+        "kind": kind,
+        "model": {**plain.builtins(problem.source.plain()), "fingerprint": problem.source.fingerprint()},
+        "data": problem.data.name,
+        "preprocess": None if problem.data.preprocess is None else asdict(problem.data.preprocess),
+        "task": task_name(problem.data.task),
+        "budget": problem.budget,
+        "deployment": problem.deployment,
+        "seed": problem.seed,
+        "within": within,
+        "recipes": {item.name: item.recipe.fingerprint() for item in tried},
+    }
+
+
+def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False) -> Source:
+    if isinstance(model, Source):
+        return model
+    if isinstance(model, Model):
+        if model.source is None:
+            raise UserError("this Model does not know its source; give the file or module it came from")
+        return model.source
+    texts = [inputs] if isinstance(inputs, str) else list(inputs)
+    return source_of(model, weights, tuple(parse_input(text) for text in texts), trust_pickle=trust_pickle)
+
+
+def _data(data: Any, preprocess: str | Preprocess | None, task: Any, seed: int) -> DataSource:
+    if isinstance(preprocess, str):
+        preprocess = parse_preprocess(preprocess)
+    return data_source(data, preprocess=preprocess, task=task, seed=seed)
+
+
+def _sizes(given: Sequence[int] | None) -> tuple[int, ...]:
+    sizes = tuple(dict.fromkeys(int(size) for size in given or (1, 32)))
+    if min(sizes) < 1:
+        raise UserError("batch sizes are whole numbers from 1 up, for example 1,32")
+    return sizes

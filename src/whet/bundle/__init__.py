@@ -1,0 +1,1 @@
+"""SHIP: the folder that can be verified and served anywhere."""

@@ -1,0 +1,1 @@
+"""Files that a bundle carries verbatim; none of them imports whet."""

@@ -1,0 +1,144 @@
+"""Verify a bundle, anywhere: is every byte as it was, does it run here, and does it answer as it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from whet.bundle import manifest
+from whet.bundle.manifest import Manifest
+from whet.errors import BundleError, WhetError
+from whet.machine import Machine, this_machine
+from whet.models.adapter import adapter_for
+from whet.models.model import Stored
+from whet.models.source import Source
+from whet.runtimes.base import Deployment, Session, open_session, predict
+from whet.storage import files_below, sha256
+from whet.types import Format, Signature
+
+if TYPE_CHECKING:
+    from whet.types import Array
+
+Kind = Literal["manifest", "files", "signature", "processor", "golden"]
+_IGNORED = {manifest.FILE}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: what, whether it holds, and in a sentence why (not)."""
+
+    kind: Kind
+    ok: bool
+    detail: str
+
+
+def verify(bundle: Path, machine: Machine | None = None, source: Source | None = None) -> list[Check]:
+    """Check a bundle; nothing of it is opened before its bytes are known to be the right ones.
+
+    Args:
+        bundle: The folder.
+        machine: The one it shall run on; this one by default.
+        source: The model's class, for bundles that do not bring it.
+    """
+    try:
+        made = manifest.read(bundle)
+    except BundleError as error:
+        return [Check("manifest", False, str(error))]
+    checks = [Check("manifest", True, f"{made.name}, schema {made.schema}"), _files(bundle, made)]
+    checks.append(_processor(made, machine or this_machine()))
+    if not checks[1].ok:
+        return checks
+    stored = Stored(made.format, bundle / made.file, source)
+    checks.append(_signature(stored, made))
+    if all(check.ok for check in checks):
+        checks.append(_golden(bundle, stored, made))
+    return checks
+
+
+def deployment_of(made: Manifest) -> Deployment:
+    """Return how a bundle was deployed."""
+    used = made.deployment
+    return Deployment(str(used["runtime"]), dict(used.get("options", {})), int(used.get("threads", 1)))
+
+
+def _files(bundle: Path, made: Manifest) -> Check:
+    found = {path.relative_to(bundle).as_posix() for path in files_below(bundle)} - _IGNORED
+    found = {name for name in found if "__pycache__" not in name}
+    missing, extra = sorted(set(made.files) - found), sorted(found - set(made.files))
+    if missing:
+        return Check("files", False, f"missing: {', '.join(missing)}")
+    changed = [name for name, digest in made.files.items() if sha256(bundle / name) != digest]
+    if changed:
+        return Check("files", False, f"changed since the bundle was sealed: {', '.join(changed)}")
+    if extra:
+        return Check("files", False, f"not of this bundle: {', '.join(extra)}")
+    return Check("files", True, f"{len(made.files)} files as sealed")
+
+
+def _processor(made: Manifest, machine: Machine) -> Check:
+    missing = machine.missing(made.needs)
+    if missing:
+        return Check(
+            "processor",
+            False,
+            f"{machine.cpu} lacks {', '.join(missing)}, without which this model's results are wrong; "
+            f"optimize again on this processor",
+        )
+    return Check(
+        "processor", True, f"{machine.cpu} can all it needs ({', '.join(made.needs) or 'nothing special'})"
+    )
+
+
+def _signature(stored: Stored, made: Manifest) -> Check:
+    """Compare the model's own signature with the manifest's; torch modules show theirs only by running."""
+    if stored.format is not Format.ONNX:
+        return Check("signature", True, "torch modules declare none; compared by the golden outputs")
+    try:
+        model = adapter_for(stored.format).load(stored.path, stored.source)
+    except WhetError as error:
+        return Check("signature", False, str(error))
+    from whet.models.onnx.adapter import graph_signature
+
+    own = graph_signature(model)
+    for name, mine, told in (
+        ("input", own.inputs, made.signature.inputs),
+        ("output", own.outputs, made.signature.outputs),
+    ):
+        if _plain(mine) != _plain(told):
+            have, want = ", ".join(map(str, mine)), ", ".join(map(str, told))
+            return Check("signature", False, f"the model's {name}s are {have}; the manifest says {want}")
+    return Check("signature", True, ", ".join(map(str, made.signature.inputs)))
+
+
+def _plain(specs: tuple) -> list[tuple]:  # type: ignore[type-arg]
+    return [(spec.name, spec.dtype) for spec in specs]
+
+
+def _golden(bundle: Path, stored: Stored, made: Manifest) -> Check:
+    try:
+        with open_session(stored, deployment_of(made)) as session:
+            return _compare(bundle, session, made.signature, made)
+    except WhetError as error:
+        return Check("golden", False, str(error))
+
+
+def _compare(bundle: Path, session: Session, signature: Signature, made: Manifest) -> Check:
+    with np.load(bundle / "golden.npz", allow_pickle=False) as golden:
+        inputs = {spec.name: golden[f"input.{spec.name}"] for spec in signature.inputs}
+        wanted: dict[str, Array] = {name: golden[f"output.{name}"] for name in made.golden.tolerance}
+    found = predict(session, signature, [inputs])
+    worst, where = 0.0, ""
+    for name, array in wanted.items():
+        off = float(np.abs(found[name].astype(np.float64) - array).max(initial=0.0)) / made.golden.tolerance[name]
+        if not off <= worst:
+            worst, where = off, name
+    if not worst <= 1:
+        return Check(
+            "golden", False, f"output {where!r} is off the recorded one by {worst:.1f} times what is tolerated"
+        )
+    return Check(
+        "golden", True, f"{made.golden.samples} recorded samples answered alike ({worst:.0%} of the tolerance)"
+    )

@@ -1,0 +1,232 @@
+"""Write a bundle: the model, what is needed to use it, and what is needed to trust it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whet import plain
+from whet.bundle import card, manifest
+from whet.bundle.manifest import Golden, Manifest
+from whet.data.data import Part, Splits
+from whet.data.preprocess import Postprocess, to_json
+from whet.machine import this_machine, versions
+from whet.measure.measurement import Measurement
+from whet.measure.verdict import Verdict, overall
+from whet.models.model import Facts, Stored
+from whet.models.source import Origin, Source
+from whet.recipe.recipe import Recipe
+from whet.runtimes.base import Deployment, Session, open_session, predict
+from whet.storage import files_below, new_folder, sha256, write_text
+from whet.types import Format, Signature
+
+if TYPE_CHECKING:
+    from whet.types import Array, Batch
+
+_GOLDEN_SAMPLES = 4
+_REFERENCE_SAMPLES = 512
+_BINS = 32
+_STANDALONE = Path(__file__).parent / "standalone"
+_METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle.
+
+    Attributes:
+        stored, facts: The model.
+        recipe: What made it.
+        deployment: How it is run.
+        splits: The data; golden inputs come from ``select``.
+        output, task, metric: What it is for.
+        postprocess: From outputs to answers.
+        source: Where the original came from.
+        data: What the manifest says of the data.
+    """
+
+    stored: Stored
+    facts: Facts
+    recipe: Recipe
+    deployment: Deployment
+    splits: Splits
+    output: str
+    task: str
+    metric: str
+    postprocess: Postprocess
+    source: Source
+    data: Mapping[str, Any]
+
+
+def write(bundle: Path, contents: Contents) -> Manifest:
+    """Write a bundle whole, in place of what was there."""
+    signature = contents.facts.signature
+    assert signature is not None
+    with new_folder(bundle) as folder:
+        name = _copy_model(contents.stored, folder)
+        shipped = Stored(contents.stored.format, folder / name, contents.source)
+        with open_session(shipped, contents.deployment) as session:
+            golden, raw_axes = _golden(folder, contents, session, signature)
+            _reference(folder, contents, session, signature)
+            facts = dict(session.facts)
+        write_text(folder / "recipe.toml", contents.recipe.dumps())
+        write_text(
+            folder / "preprocess" / "preprocess.json", to_json(contents.splits.preprocess, contents.postprocess)
+        )
+        _copy_code(folder, contents)
+        made = Manifest(
+            name=contents.recipe.name,
+            format=contents.stored.format,
+            file=name,
+            signature=signature,
+            output=contents.output,
+            task=contents.task,
+            metric=contents.metric,
+            classes=contents.postprocess.labels,
+            deployment={**facts, "options": dict(contents.deployment.options)},
+            needs=contents.facts.needs,
+            golden=golden,
+            raw_axes=raw_axes,
+            traits=contents.facts.traits,
+            history=contents.facts.history,
+            machine=this_machine(),
+            source=plain.builtins(contents.source.plain()),
+            data=contents.data,
+            whet=versions(["whet"]).get("whet", ""),
+        )
+        return seal(folder, made, ())
+
+
+def seal(folder: Path, made: Manifest, measurements: Sequence[Measurement]) -> Manifest:
+    """Write the measurements and the card, hash every file, and write the manifest last."""
+    write_text(folder / _METRICS, plain.dumps(measurements))
+    write_text(folder / "MODEL_CARD.md", card.render(made, measurements))
+    hashes = {
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in files_below(folder)
+        if path.name != manifest.FILE
+    }
+    sealed = replace(made, files=hashes)
+    write_text(folder / manifest.FILE, plain.dumps(sealed))
+    return sealed
+
+
+def amend(
+    bundle: Path, measurements: Sequence[Measurement], verdicts: Sequence[Verdict] = (), test_opened: int = 0
+) -> Manifest:
+    """Seal a bundle again with what was measured of its files, and what it was judged to be."""
+    made = manifest.read(bundle)
+    answer = str(overall(verdicts)) if verdicts else ""
+    data = {**made.data, "test_opened": test_opened}
+    return seal(bundle, replace(made, verdicts=tuple(verdicts), answer=answer, data=data), measurements)
+
+
+def copy(source: Path, bundle: Path) -> None:
+    """Copy a bundle whole, in place of what was there."""
+    with new_folder(bundle) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def _copy_model(stored: Stored, folder: Path) -> str:
+    """Copy the model's files; return the path of the model below the bundle."""
+    if stored.path.is_dir():
+        shutil.copytree(stored.path, folder / "model")
+        return "model"
+    suffix = stored.path.suffix
+    files = stored.files()
+    for path in files:
+        keep = path == stored.path and len(files) == 1
+        shutil.copy2(path, folder / (f"model{suffix}" if keep else path.name))
+    return f"model{suffix}" if len(files) == 1 else stored.path.name
+
+
+def _copy_code(folder: Path, contents: Contents) -> None:
+    """Copy what answers without whet, and say what it needs."""
+    from whet.data import preprocess
+
+    shutil.copyfile(_STANDALONE / "predict.py", folder / "predict.py")
+    shutil.copyfile(preprocess.__file__, folder / "preprocess" / "preprocess.py")
+    libraries = ["numpy"]
+    pre = contents.splits.preprocess
+    if pre.color or pre.resize or pre.crop:
+        libraries.append("pillow")
+    if contents.stored.format is Format.TORCH:
+        libraries += ["torch", "safetensors"]
+        shutil.copyfile(
+            Path(preprocess.__file__).parent.parent / "models/torch/edits.py", folder / "torch_edits.py"
+        )
+        if contents.source.origin is Origin.FACTORY:
+            shutil.copyfile(contents.source.path, folder / "source.py")
+    else:
+        libraries.append("onnxruntime")
+    found = versions(libraries)
+    lines = [f"{name}=={found[name].partition('+')[0]}" for name in libraries]
+    write_text(folder / "requirements.txt", "\n".join(lines) + "\n")
+
+
+def _golden(
+    folder: Path, contents: Contents, session: Session, signature: Signature
+) -> tuple[Golden, dict[str, int]]:
+    """Record a few inputs, raw and ready, with the outputs they must give and the deviation tolerated.
+
+    What is tolerated is four times what the same machine deviates by when samples go in one by one and graphs are
+    not optimized, and at least 1e-5 of the greatest output: another processor adds up in another order.
+    """
+    splits = contents.splits
+    count = min(signature.batch or _GOLDEN_SAMPLES, splits.size(Part.SELECT))
+    numbers = range(count)
+    batch = signature.bind(splits.batch(Part.SELECT, numbers))
+    outputs = predict(session, signature, [batch])
+    others = _deviations(contents, folder, session, signature, batch)
+    tolerance = {}
+    for name, array in outputs.items():
+        spread = max((float(np.abs(other[name] - array).max(initial=0.0)) for other in others), default=0.0)
+        scale = float(np.abs(array).max(initial=0.0))
+        tolerance[name] = max(4 * spread, 1e-5 * scale, 1e-9)
+    arrays: dict[str, Array] = {f"input.{name}": array for name, array in batch.items()}
+    arrays |= {f"output.{name}": array for name, array in outputs.items()}
+    rows = splits.parts[Part.SELECT].rows(numbers)
+    raw_axes = {}
+    for name, values in zip(batch, rows.values(), strict=True):
+        raw_axes[name] = 1 + np.asarray(values[0]).ndim
+        if not splits.preprocess.identity:
+            arrays |= {f"raw.{name}.{at}": np.asarray(value) for at, value in enumerate(values)}
+    np.savez_compressed(folder / "golden.npz", **arrays)  # type: ignore[arg-type]
+    return Golden(count, tolerance), raw_axes
+
+
+def _deviations(
+    contents: Contents, folder: Path, session: Session, signature: Signature, batch: Batch
+) -> list[dict[str, Array]]:
+    """Run the golden inputs in other ways that should make no difference."""
+    found = []
+    if signature.batch is None:
+        count = len(next(iter(batch.values())))
+        singles = [{name: array[at : at + 1] for name, array in batch.items()} for at in range(count)]
+        found.append(predict(session, signature, singles))
+    if contents.stored.format is Format.ONNX:
+        plain_options = {**contents.deployment.options, "graph_level": "disabled"}
+        name = next(path for path in folder.iterdir() if path.suffix == ".onnx")
+        shipped = Stored(Format.ONNX, name)
+        with open_session(shipped, replace(contents.deployment, options=plain_options)) as other:
+            found.append(predict(other, signature, [batch]))
+    return found
+
+
+def _reference(folder: Path, contents: Contents, session: Session, signature: Signature) -> None:
+    """Record histograms of inputs and outputs, which later traffic is compared with."""
+    batches = list(contents.splits.batches(Part.SELECT, 64, limit=_REFERENCE_SAMPLES))
+    outputs = predict(session, signature, batches)
+    bound = [signature.bind(batch) for batch in batches]
+    arrays = {f"input.{name}": np.concatenate([batch[name] for batch in bound]) for name in bound[0]}
+    arrays |= {f"output.{name}": array for name, array in outputs.items()}
+    found: dict[str, Array] = {}
+    for name, array in arrays.items():
+        counts, edges = np.histogram(array.astype(np.float64), _BINS)
+        found[f"{name}.counts"], found[f"{name}.edges"] = counts, edges
+    np.savez_compressed(folder / "reference.npz", **found)  # type: ignore[arg-type]

@@ -1,0 +1,28 @@
+"""``whet report``."""
+
+from __future__ import annotations
+
+import click
+
+from whet.cli import options as opt
+
+
+@click.command("report")
+@click.argument("run")
+@opt.json_flag
+def command(run: str, as_json: bool) -> int:
+    """Write the report of RUN again from its results, and print the table; nothing is measured."""
+    from pathlib import Path
+
+    from whet import plain
+    from whet.cli import console
+    from whet.report.write import write
+    from whet.search import outcome as outcomes
+
+    outcome = outcomes.load(Path(run))
+    write(Path(run), outcome)
+    if as_json:
+        click.echo(plain.dumps(outcome), nl=False)
+    else:
+        console.outcome_table(outcome, Path(run))
+    return 0

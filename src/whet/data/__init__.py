@@ -1,0 +1,1 @@
+"""DATA: samples, split by what they may decide; preprocessing; tasks and their metrics."""

@@ -1,0 +1,200 @@
+"""Data: a user's parts, and the splits made of them by what each may decide."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whet.data.preprocess import Postprocess, Preprocess
+from whet.data.samples import Samples, Subset, samples_of
+from whet.errors import DataError
+
+if TYPE_CHECKING:
+    from whet.types import Array, Batch
+
+_SELECT_SHARE, _SELECT_LEAST, _SELECT_MOST = 0.2, 100, 2000
+_CALIBRATE_MOST = 4096
+
+
+class Part(StrEnum):
+    """What samples may decide."""
+
+    TRAIN = "train"  # recovers a compressed model
+    CALIBRATE = "calibrate"  # sets ranges of activations
+    SELECT = "select"  # ranks candidates
+    TEST = "test"  # is opened once, for the verdict
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data as a user gives it.
+
+    Attributes:
+        test: What the verdict is read from. A part is ``(inputs, labels)`` or a torch Dataset; inputs are a
+            model-ready array or a dict of arrays, labels may be None.
+        train: What the model was trained on, or anything alike; labels are not needed.
+        select: What ranks candidates. Carved out of ``test`` if not given, since the model has seen ``train``.
+        calibrate: What sets ranges. Taken from ``train`` if not given.
+        task: ``classification``, ``regression``, ``fidelity``, or a callable ``metric(outputs, labels)``.
+        preprocess: What turns raw inputs into tensors; None if they are model-ready.
+        classes: Names of the classes.
+    """
+
+    train: Any = None
+    test: Any = None
+    select: Any = None
+    calibrate: Any = None
+    task: Any = None
+    preprocess: Preprocess | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Data, split and ready to be read.
+
+    Attributes:
+        parts: Samples by part; ``train`` may be missing.
+        preprocess, postprocess: Recorded in the bundle.
+        task: As given, or None to be found from the labels.
+        classes: Names of the classes.
+        notes: What was carved out of what, for the report.
+    """
+
+    parts: Mapping[Part, Samples]
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    postprocess: Postprocess = field(default_factory=Postprocess)
+    task: Any = None
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def size(self, part: Part) -> int:
+        """Return the number of samples of a part, 0 if there is none."""
+        return len(self.parts[part]) if part in self.parts else 0
+
+    def labels(self, part: Part) -> Array | None:
+        """Return the labels of a part."""
+        return self.parts[part].labels()
+
+    def batch(self, part: Part, indices: Any) -> Batch:
+        """Return the inputs of these sample numbers, preprocessed and checked for NaN.
+
+        Raises:
+            DataError: A value is not finite, or samples differ in size.
+        """
+        rows = self.parts[part].rows(indices)
+        try:
+            batch = {name: self.preprocess(values) for name, values in rows.items()}
+            for name, array in batch.items():
+                if not isinstance(array, np.ndarray):
+                    raise ValueError("samples differ in size")
+                _check_finite(name, array, part, indices)
+        except ValueError as error:
+            raise DataError(
+                f"{part}: {error}; give --preprocess 'resize=...; crop=...', or pad the data"
+            ) from error
+        return batch
+
+    def batches(self, part: Part, size: int, limit: int | None = None) -> Iterator[Batch]:
+        """Yield the inputs of a part in order, ``size`` samples at a time; only one batch is in memory."""
+        count = self.size(part) if limit is None else min(limit, self.size(part))
+        for start in range(0, count, size):
+            yield self.batch(part, range(start, min(start + size, count)))
+
+    def fingerprint(self) -> str:
+        """Return a hash of all samples, the preprocessing and the task."""
+        digest = hashlib.sha256(repr((self.preprocess, self.classes)).encode())
+        for part, samples in sorted(self.parts.items()):
+            digest.update(f"{part}{samples.fingerprint()}".encode())
+        return digest.hexdigest()[:24]
+
+
+def split(data: Data, seed: int = 0) -> Splits:
+    """Split a user's data by what each sample may decide.
+
+    Without ``select``, a stratified fifth of ``test`` (100 to 2,000 samples, at most half) is carved out of it,
+    by hashed number, so that the same samples are taken whatever else changes. Without ``train`` and
+    ``calibrate``, samples to calibrate on are carved out likewise.
+
+    Raises:
+        DataError: There is no test part, or a part is empty.
+    """
+    if data.test is None:
+        raise DataError("the data has no test part; a verdict needs samples that decided nothing else")
+    given = {part: samples_of(value) for part in Part if (value := getattr(data, part.value)) is not None}
+    for part, samples in given.items():
+        if len(samples) == 0:
+            raise DataError(f"the {part} part is empty; give it samples, or leave it out")
+    notes: list[str] = []
+    if Part.SELECT not in given:
+        given[Part.SELECT], given[Part.TEST] = _carve(given[Part.TEST], "select", seed, notes)
+    if Part.CALIBRATE not in given:
+        if Part.TRAIN in given:
+            given[Part.CALIBRATE] = _spread(given[Part.TRAIN], _CALIBRATE_MOST, seed)
+        else:
+            given[Part.CALIBRATE], given[Part.TEST] = _carve(given[Part.TEST], "calibrate", seed + 1, notes)
+    return Splits(
+        given, data.preprocess or Preprocess(), task=data.task, classes=tuple(data.classes), notes=tuple(notes)
+    )
+
+
+def with_preprocess(splits: Splits, preprocess: Preprocess) -> Splits:
+    """Return the splits with another preprocessing."""
+    return replace(splits, preprocess=preprocess)
+
+
+def _carve(samples: Samples, name: str, seed: int, notes: list[str]) -> tuple[Subset, Subset]:
+    """Part samples in two, stratified by label and by hashed number."""
+    total = len(samples)
+    if total < 2:
+        raise DataError(f"{total} test sample cannot be parted to make {name!r}; give more samples")
+    wanted = int(min(max(total * _SELECT_SHARE, _SELECT_LEAST), _SELECT_MOST, total // 2))
+    labels = samples.labels()
+    taken = stratified(total, labels if labels is not None and labels.ndim == 1 else None, wanted, seed)
+    rest = np.setdiff1d(np.arange(total), taken)
+    notes.append(
+        f"No {name} part was given: {len(taken)} of {total} test samples were set apart for it, "
+        f"{len(rest)} are left for the verdict."
+    )
+    return Subset(samples, taken), Subset(samples, rest)
+
+
+def stratified(total: int, labels: Array | None, wanted: int, seed: int) -> Array:
+    """Return about ``wanted`` of ``total`` numbers, sorted, the same share of each class.
+
+    Which numbers are taken follows from a hash of each, not from the order of drawing.
+    """
+    order = np.array([_hash(index, seed) for index in range(total)], dtype=np.uint64)
+    classes = [np.arange(total)]
+    if labels is not None and np.issubdtype(labels.dtype, np.integer):
+        values = np.unique(labels)
+        if len(values) <= wanted:
+            classes = [np.flatnonzero(labels == value) for value in values]
+    taken: list[int] = []
+    for members in classes:
+        share = round(wanted * len(members) / total)
+        share = min(max(share, 1), max(len(members) - 1, 0))
+        taken.extend(members[np.argsort(order[members], kind="stable")[:share]])
+    return np.sort(np.array(taken, dtype=np.int64))
+
+
+def _spread(samples: Samples, most: int, seed: int) -> Samples:
+    """Return at most so many samples, drawn by hashed number and left in that order."""
+    total = len(samples)
+    order = np.argsort([_hash(index, seed) for index in range(total)], kind="stable")
+    return Subset(samples, order[:most])
+
+
+def _hash(index: int, seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest(), "big")
+
+
+def _check_finite(name: str, array: Array, part: Part, indices: Any) -> None:
+    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        bad = int(indices[int(np.argwhere(~np.isfinite(array))[0][0])])
+        raise DataError(f"sample {bad} of {part} has a NaN or infinite value in {name!r}; clean the data")

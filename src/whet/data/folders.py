@@ -1,0 +1,161 @@
+"""Data in files: ``.npz``, ``.npy``, idx ``.gz`` and one folder a class."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whet.data.data import Data
+from whet.data.samples import ArraySamples, FileSamples, Samples
+from whet.errors import DataError
+
+if TYPE_CHECKING:
+    from whet.types import Array
+
+_PARTS = {
+    "train": "train", "training": "train",
+    "test": "test", "t10k": "test",
+    "select": "select", "val": "select", "valid": "select", "validation": "select", "dev": "select",
+    "calibrate": "calibrate", "calibration": "calibrate",
+}  # fmt: skip
+_LABELS = {"y", "label", "labels", "target", "targets"}
+_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"}
+_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+def read_folder(path: Path) -> Data:
+    """Read a folder: idx ``.gz`` files, ``.npz`` or ``.npy`` files, or one folder a class.
+
+    Raises:
+        DataError: It holds none of these.
+    """
+    names = sorted(entry.name for entry in path.iterdir())
+    if any(re.search(r"idx\d-ubyte(\.gz)?$", name) for name in names):
+        return _read_idx(path)
+    if any(name.endswith(".npz") for name in names):
+        return read_npz(sorted(path.glob("*.npz")))
+    if any(name.endswith(".npy") for name in names):
+        return _read_npy(sorted(path.glob("*.npy")))
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
+    if folders:
+        return _read_pictures(path, folders)
+    raise DataError(
+        f"{path} holds no data that is known: idx .gz files, .npz or .npy files, or one folder a class of pictures"
+    )
+
+
+def read_npz(paths: list[Path]) -> Data:
+    """Read archives whose arrays are ``x`` and ``y`` (a file a part) or ``x_train``, ``y_train``, ``x_test``...
+
+    ``y``, ``label`` or ``target`` is the label; every other array is an input of that name.
+    """
+    arrays: dict[str, Array] = {}
+    for path in paths:
+        part = _PARTS.get(path.stem.lower())
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                for key in archive.files:
+                    arrays[f"{key}_{part}" if part else key] = archive[key]
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{path} cannot be read as an .npz of plain arrays ({error})") from error
+    return _by_part(arrays, paths[0].parent if len(paths) > 1 else paths[0])
+
+
+def _read_npy(paths: list[Path]) -> Data:
+    """Read ``x_train.npy``, ``y_train.npy``, ... as memory maps: they may be larger than memory."""
+    try:
+        arrays: dict[str, Array] = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in paths}
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"an array of {paths[0].parent} cannot be read ({error})") from error
+    return _by_part(arrays, paths[0].parent)
+
+
+def _by_part(arrays: dict[str, Array], where: Path) -> Data:
+    """Group arrays by the part their name ends in; arrays without one are the test part."""
+    inputs: dict[str, dict[str, Array]] = defaultdict(dict)
+    labels: dict[str, Array] = {}
+    for key, array in arrays.items():
+        stem, _, ending = key.rpartition("_")
+        part = _PARTS.get(ending.lower(), "") if stem else ""
+        name = stem if part else key
+        part = part or "test"
+        if name.lower() in _LABELS:
+            labels[part] = array
+        else:
+            inputs[part][name] = array
+    if "test" not in inputs:
+        raise DataError(
+            f"{where} has no test part (arrays: {', '.join(sorted(arrays))}); "
+            f"name them x_train, y_train, x_test, y_test"
+        )
+    return _data({part: ArraySamples(columns, labels.get(part)) for part, columns in inputs.items()})
+
+
+def _read_idx(path: Path) -> Data:
+    """Read the MNIST family: ``train-images-idx3-ubyte.gz`` and its like."""
+    arrays: dict[str, Array] = {}
+    for file in sorted(path.iterdir()):
+        match = re.match(r"(?P<part>[a-z0-9]+)[-_](?P<kind>images|labels)[-.]idx\d-ubyte(?:\.gz)?$", file.name)
+        if match is None or match["part"] not in _PARTS:
+            continue
+        name = "y" if match["kind"] == "labels" else "x"
+        arrays[f"{name}_{_PARTS[match['part']]}"] = read_idx(file)
+    return _by_part(arrays, path)
+
+
+def read_idx(path: Path) -> Array:
+    """Read one idx file: two zero bytes, a type, a number of axes, big-endian lengths, the elements.
+
+    Source: http://yann.lecun.com/exdb/mnist/
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        dtype, axes = np.dtype(_IDX_TYPES[content[2]]), content[3]
+        shape = tuple(int(size) for size in np.frombuffer(content, ">u4", axes, 4))
+        array = np.frombuffer(content, dtype, offset=4 + 4 * axes).reshape(shape)
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"{path} is not a whole idx file ({error}); download it again") from error
+    return array.astype(dtype.newbyteorder("="))
+
+
+def _read_pictures(path: Path, folders: list[Path]) -> Data:
+    """Read ``class/picture`` or ``part/class/picture``."""
+    parts = {_PARTS[folder.name.lower()]: folder for folder in folders if folder.name.lower() in _PARTS}
+    if not parts:
+        classes = [folder.name for folder in folders]
+        return Data(test=_pictures(folders, classes), classes=tuple(classes))
+    if "test" not in parts:
+        raise DataError(f"{path} has no test folder (it has {', '.join(parts)}); a verdict needs one")
+    per_part = {
+        part: sorted(entry for entry in folder.iterdir() if entry.is_dir()) for part, folder in parts.items()
+    }
+    classes = sorted({folder.name for members in per_part.values() for folder in members})
+    return _data({part: _pictures(members, classes) for part, members in per_part.items()}, classes)
+
+
+def _data(parts: Mapping[str, Samples], classes: Iterable[str] = ()) -> Data:
+    return Data(
+        train=parts.get("train"),
+        test=parts.get("test"),
+        select=parts.get("select"),
+        calibrate=parts.get("calibrate"),
+        classes=tuple(classes),
+    )
+
+
+def _pictures(folders: Iterable[Path], classes: list[str]) -> FileSamples:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for folder in folders:
+        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES)
+        paths.extend(found)
+        labels.extend([classes.index(folder.name)] * len(found))
+    return FileSamples(tuple(paths), np.array(labels, dtype=np.int64))

@@ -1,0 +1,124 @@
+"""Metrics: numbers from outputs and labels, and from outputs and the original's outputs.
+
+scikit-learn counts; what it lacks (G-mean, SQNR) is defined here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whet.data.preprocess import probabilities
+
+if TYPE_CHECKING:
+    from whet.types import Array
+
+
+def decide(outputs: Array, *, logits: bool) -> Array:
+    """Return the class (N,) that outputs (N, classes), (N, 1) or (N,) choose."""
+    if outputs.ndim == 1 or outputs.shape[-1] == 1:
+        return (outputs.reshape(len(outputs)) > (0.0 if logits else 0.5)).astype(np.int64)
+    return np.asarray(outputs.reshape(len(outputs), -1).argmax(axis=1))
+
+
+def classification(outputs: Array, labels: Array, *, logits: bool) -> dict[str, float]:
+    """Return the metrics of a classifier; means over classes are unweighted (macro), over classes with samples.
+
+    Accuracy; cross-entropy (nats); precision, sensitivity (recall), F1; balanced accuracy; G-mean, the geometric
+    mean of the classes' sensitivities (Kubat and Matwin 1997); AUC, one against the rest; worst class, the least
+    sensitivity of any class.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    chosen = decide(outputs, logits=logits)
+    present = np.unique(labels)
+    precision, recall, f1, _ = precision_recall_fscore_support(labels, chosen, labels=present, zero_division=0.0)
+    shares = probabilities(outputs, softmax=logits)
+    return {
+        "accuracy": float((chosen == labels).mean()),
+        "cross_entropy": _cross_entropy(shares, labels),
+        "balanced_accuracy": float(recall.mean()),
+        "precision": float(precision.mean()),
+        "sensitivity": float(recall.mean()),
+        "f1": float(f1.mean()),
+        "g_mean": float(np.exp(np.log(np.maximum(recall, 1e-300)).mean())) if recall.all() else 0.0,
+        "auc": _auc(shares, labels),
+        "worst_class": float(recall.min()),
+    }
+
+
+def confusion(outputs: Array, labels: Array, *, logits: bool, classes: int) -> Array:
+    """Return counts (classes, classes): row the label, column what was chosen."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (labels, decide(outputs, logits=logits)), 1)
+    return counts
+
+
+def regression(outputs: Array, labels: Array) -> dict[str, float]:
+    """Return mean squared error (the loss), MAE, RMSE, and R2 over all elements."""
+    from sklearn.metrics import r2_score
+
+    values, wanted = outputs.reshape(len(labels), -1), labels.reshape(len(labels), -1)
+    error = values.astype(np.float64) - wanted
+    mse = float((error**2).mean())
+    return {
+        "loss": mse,
+        "mae": float(np.abs(error).mean()),
+        "rmse": float(np.sqrt(mse)),
+        "r2": float(r2_score(wanted.ravel(), values.ravel())),
+    }
+
+
+def fidelity(outputs: Array, original: Array, *, classes: bool, logits: bool = True) -> dict[str, float]:
+    """Return how near outputs (N, ...) come to the original's.
+
+    SQNR: ten times the decimal logarithm of the original's energy over the energy of the difference, in dB.
+    Cosine: mean over samples. Explained: 1 - variance of the difference over variance of the original.
+    For classifiers also agreement (share of samples with the same choice) and KL, the mean divergence of the
+    probabilities from the original's, in nats.
+    """
+    a, b = (
+        original.reshape(len(original), -1).astype(np.float64),
+        outputs.reshape(len(outputs), -1).astype(np.float64),
+    )
+    noise, energy = float(((a - b) ** 2).sum()), float((a**2).sum())
+    spread = float(((a - a.mean(axis=0)) ** 2).sum())
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    found = {
+        "sqnr_db": 10 * np.log10(energy / noise) if noise > 0 and energy > 0 else float("inf"),
+        "cosine": float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).mean()),
+        "explained": 1 - noise / spread if spread > 0 else float(noise == 0),
+    }
+    if classes:
+        p, q = probabilities(original, softmax=logits), probabilities(outputs, softmax=logits)
+        tiny = 1e-12
+        found["kl"] = float((p * (np.log(p + tiny) - np.log(q + tiny))).sum(axis=1).mean())
+        same = decide(outputs, logits=logits) == decide(original, logits=logits)
+        found["agreement"] = float(same.mean())
+    return {name: float(value) for name, value in found.items()}
+
+
+def are_logits(outputs: Array) -> bool:
+    """Tell logits from probabilities: these lie in 0..1 and, over several classes, add up to 1."""
+    inside = bool((outputs >= 0).all() and (outputs <= 1).all())
+    if outputs.ndim == 1 or outputs.shape[-1] == 1:
+        return not inside
+    return not (inside and np.allclose(outputs.sum(axis=-1), 1, atol=1e-2))
+
+
+def _cross_entropy(shares: Array, labels: Array) -> float:
+    chosen = shares[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+
+
+def _auc(shares: Array, labels: Array) -> float:
+    """Mean over the classes that have samples of the area under one-against-the-rest; NaN for one class."""
+    from sklearn.metrics import roc_auc_score
+
+    present = np.unique(labels)
+    if len(present) < 2:
+        return float("nan")
+    if shares.shape[1] == 2:
+        return float(roc_auc_score(labels, shares[:, 1]))
+    return float(np.mean([roc_auc_score(labels == one, shares[:, one]) for one in present]))

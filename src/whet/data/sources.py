@@ -1,0 +1,208 @@
+"""DATA as a user names it: built-in, ``.npz``, folders, ``file.py:factory``, or objects in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from whet import userfile
+from whet.data import builtin, folders
+from whet.data.data import Data, Splits, split
+from whet.data.preprocess import Preprocess
+from whet.errors import DataError, did_you_mean
+
+# The one object that travels to child processes: data in memory is part of it, data on disk is only named.
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where data comes from: enough to open it again in another process.
+
+    Attributes:
+        name: As given: a built-in name, a path, or ``file.py:factory``; ``memory`` for objects.
+        memory: What a user's program holds, if it is that.
+        preprocess: As given by ``--preprocess``; takes the place of the factory's own.
+        task: As given by ``--task``, a name or a callable.
+        seed: Of the splits.
+    """
+
+    name: str
+    memory: Any = None
+    preprocess: Preprocess | None = None
+    task: Any = None
+    seed: int = 0
+
+    def open(self) -> Splits:
+        """Open the data and split it.
+
+        Raises:
+            DataError: It cannot be found, read or split.
+        """
+        data = as_data(self.memory) if self.memory is not None else _named(self.name)
+        changes: dict[str, Any] = {}
+        if self.preprocess is not None:
+            changes["preprocess"] = self.preprocess
+        if self.task is not None:
+            changes["task"] = self.task
+        return split(replace(data, **changes), self.seed)
+
+
+def data_source(data: Any, *, preprocess: Preprocess | None = None, task: Any = None, seed: int = 0) -> DataSource:
+    """Name data; nothing is opened yet.
+
+    Args:
+        data: A DataSource, Data, a tuple of parts, or a name or path.
+        preprocess: Takes the place of the data's own.
+        task: Likewise.
+        seed: Of the splits.
+    """
+    if isinstance(data, DataSource):
+        return replace(data, **{k: v for k, v in {"preprocess": preprocess, "task": task}.items() if v is not None})
+    if isinstance(data, str | Path):
+        name = str(data)
+        parts = userfile.split(name)
+        if parts is not None:
+            name = f"{parts[0].resolve()}:{parts[1]}"
+        elif name not in builtin.NAMES:
+            if not Path(name).exists():
+                raise DataError(
+                    f"the data {name!r} is neither a file, a folder nor a built-in name"
+                    f"{did_you_mean(name, builtin.NAMES)}"
+                )
+            name = str(Path(name).resolve())
+        return DataSource(name, None, preprocess, task, seed)
+    as_data(data)
+    return DataSource("memory", data, preprocess, task, seed)
+
+
+def as_data(value: Any) -> Data:
+    """Turn what a factory returns, or a program holds, into Data.
+
+    Raises:
+        DataError: It is neither Data, nor ``(train, test)``, nor ``(train, select, test)``.
+    """
+    if isinstance(value, Data):
+        return value
+    if isinstance(value, Mapping) and "test" in value:
+        return Data(**value)
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return Data(train=value[0], test=value[1])
+    if isinstance(value, tuple | list) and len(value) == 3:
+        return Data(train=value[0], select=value[1], test=value[2])
+    raise DataError(
+        f"data is (train, test), (train, select, test) or whet.Data(...), this is a {type(value).__name__}"
+    )
+
+
+def _named(name: str) -> Data:
+    if name in builtin.NAMES:
+        return builtin.load(name)
+    parts = userfile.split(name)
+    if parts is not None:
+        return as_data(userfile.call(*parts, DataError))
+    path = Path(name)
+    if path.is_dir():
+        return folders.read_folder(path)
+    if path.suffix == ".npz":
+        return folders.read_npz([path])
+    raise DataError(
+        f"cannot read {path.name} as data; data is a .npz file, a folder, file.py:factory, "
+        f"or one of {', '.join(builtin.NAMES)}"
+    )
+
+
+_STATISTICS = {
+    "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+}
+
+
+@dataclass(frozen=True)
+class _Reader:
+    read: Callable[[str], Any]
+    form: str = field(default="")
+
+
+def parse_preprocess(text: str) -> Preprocess:
+    """Read ``--preprocess``: a TOML file, or ``key=value; key=value``.
+
+    ``resize=256; crop=224; scale=1/255; mean=imagenet; std=imagenet; layout=CHW``, for example. Lists are
+    comma-separated.
+
+    Raises:
+        DataError: An unknown key, or a value that cannot be read.
+    """
+    if text.endswith(".toml"):
+        import tomllib
+
+        try:
+            raw = tomllib.loads(Path(text).read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise DataError(f"cannot read the preprocessing in {text}: {error}") from error
+        pairs = {key: value if isinstance(value, str) else _text(value) for key, value in raw.items()}
+    else:
+        pairs = dict(_pair(part) for part in text.split(";") if part.strip())
+    values: dict[str, Any] = {}
+    for key, value in pairs.items():
+        reader = _READERS.get(key)
+        if reader is None:
+            raise DataError(f"unknown preprocessing {key!r}{did_you_mean(key, _READERS)}")
+        try:
+            values[key] = _STATISTICS[value][key] if value in _STATISTICS else reader.read(value)
+        except (ValueError, KeyError, ZeroDivisionError) as error:
+            raise DataError(f"cannot read {key}={value!r}; {key} is {reader.form}") from error
+    return Preprocess(**values)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _pair(part: str) -> tuple[str, str]:
+    key, equals, value = part.partition("=")
+    if not equals:
+        raise DataError(f"cannot read {part.strip()!r} in --preprocess; write key=value; key=value")
+    return key.strip(), value.strip()
+
+
+def _number(text: str) -> float:
+    over, slash, under = text.partition("/")
+    return float(over) / float(under) if slash else float(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(_number(word) for word in text.split(","))
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    sizes = [int(word) for word in text.split(",")]
+    if any(size < 1 for size in sizes):
+        raise ValueError(text)
+    if len(sizes) == 1:
+        return sizes[0]
+    high, wide = sizes
+    return high, wide
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return read
+
+
+_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")
+_READERS: Mapping[str, _Reader] = {
+    "color": _Reader(_one_of("RGB", "L"), "RGB or L"),
+    "resize": _Reader(_size, "the short side in pixels, or height,width"),
+    "crop": _Reader(_size, "a side in pixels, or height,width"),
+    "interpolation": _Reader(_one_of(*_FILTERS), f"one of {', '.join(_FILTERS)}"),
+    "scale": _Reader(_number, "a number, such as 1/255"),
+    "mean": _Reader(_numbers, "one number a channel, or imagenet"),
+    "std": _Reader(_numbers, "one number a channel, or imagenet"),
+    "layout": _Reader(_one_of("CHW", "HWC"), "CHW or HWC"),
+    "dtype": _Reader(_one_of("float32", "float16", "int64", "int32", "uint8"), "float32 or another NumPy type"),
+}

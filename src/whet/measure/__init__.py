@@ -1,0 +1,1 @@
+"""MEASURE: quality, latency, memory, size; the statistics and the verdict."""

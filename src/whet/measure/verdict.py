@@ -1,0 +1,176 @@
+"""The verdict: PASS, FAIL or INCONCLUSIVE on each claim, with the evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta
+
+from whet.measure import statistics
+from whet.measure.measurement import Measurement
+from whet.measure.quality import Comparison
+
+
+class Answer(StrEnum):
+    """What a claim comes to."""
+
+    PASS = "PASS"  # noqa: S105 - not a password
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be lost, and what must be won.
+
+    Attributes:
+        max_drop: Greatest drop of the task's metric: points if bounded (0.01 is one point), else a share.
+        max_class_drop: Greatest drop of any class's sensitivity; None does not ask.
+        min_speedup: Least speed against the model as given, at every batch size.
+        max_bytes: Greatest size of the file; None asks for no more than the float model takes in the same format.
+        min_fidelity: Agreement (or explained share) below which a candidate is ruined, whatever its metric says.
+        confidence: One-sided.
+    """
+
+    max_drop: Annotated[float, Meta(ge=0)] = 0.01
+    max_class_drop: Annotated[float, Meta(ge=0)] | None = None
+    min_speedup: Annotated[float, Meta(gt=0)] = 1.0
+    max_bytes: int | None = None
+    min_fidelity: Annotated[float, Meta(ge=0, le=1)] = 0.7
+    confidence: Annotated[float, Meta(gt=0.5, lt=1)] = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One claim, answered.
+
+    Attributes:
+        claim: ``accuracy falls by at most 0.01``.
+        answer: What it comes to.
+        evidence: The numbers, in a sentence.
+        needed_samples: How many samples (or rounds) would settle an INCONCLUSIVE, if what was seen goes on; None
+            where nothing is to be settled, or no number would.
+    """
+
+    claim: str
+    answer: Answer
+    evidence: str
+    needed_samples: int | None = None
+
+
+def overall(verdicts: Iterable[Verdict]) -> Answer:
+    """Return FAIL if any claim failed, else INCONCLUSIVE if any is open, else PASS."""
+    answers = {verdict.answer for verdict in verdicts}
+    for answer in (Answer.FAIL, Answer.INCONCLUSIVE):
+        if answer in answers:
+            return answer
+    return Answer.PASS
+
+
+def quality(comparison: Comparison, budget: Budget) -> Verdict:
+    """Judge the drop of the task's metric: non-inferiority, one-sided."""
+    limit, interval = budget.max_drop, comparison.interval
+    low, high = _limits(interval.low, interval.high)
+    kind = "" if comparison.bounded else " of itself"
+    claim = f"{comparison.metric} is worse by at most {limit:g}{kind}"
+    evidence = (
+        f"{comparison.metric} {comparison.before:.4g} before, {comparison.after:.4g} after on {comparison.samples} "
+        f"samples: worse by {comparison.drop:.4f} ({interval.confidence:.1%} limits {low:.4f} to {high:.4f}, "
+        f"{interval.method})"
+    )
+    answer = _answer(low, high, limit)
+    needed = None
+    if answer is Answer.INCONCLUSIVE:
+        if comparison.lost is not None and comparison.won is not None:
+            needed = statistics.samples_to_settle(
+                comparison.lost, comparison.won, comparison.samples, limit, interval.confidence
+            )
+        else:
+            needed = _shrink(comparison.drop, low, high, limit, comparison.samples)
+    return Verdict(claim, answer, evidence, needed)
+
+
+def classes(comparison: Comparison, budget: Budget) -> Verdict | None:
+    """Judge the drop of the class that may have lost most; None where the budget does not ask."""
+    if budget.max_class_drop is None or not comparison.classes:
+        return None
+    limit = budget.max_class_drop
+    worst = max(comparison.classes, key=lambda change: change.interval.high or 0.0)
+    failed = [change for change in comparison.classes if (change.interval.low or 0.0) > limit]
+    answer = Answer.FAIL if failed else _answer(*_limits(worst.interval.low, worst.interval.high), limit)
+    shown = failed[0] if failed else worst
+    evidence = (
+        f"class {shown.label}: sensitivity {shown.before:.4g} before, {shown.after:.4g} after on {shown.samples} "
+        f"samples, worse by at most {shown.interval.high:.4f} "
+        f"({shown.interval.confidence:.1%}, all classes at once)"
+    )
+    needed = None
+    if answer is Answer.INCONCLUSIVE:
+        per_class = [
+            statistics.samples_to_settle(c.lost, c.won, c.samples, limit, c.interval.confidence)
+            for c in comparison.classes
+            if (c.interval.high or 0.0) > limit
+        ]
+        shares = [c.samples for c in comparison.classes if (c.interval.high or 0.0) > limit]
+        known = [
+            math.ceil(count * comparison.samples / share)
+            for count, share in zip(per_class, shares, strict=True)
+            if count
+        ]
+        needed = max(known) if known and len(known) == len(per_class) else None
+    return Verdict(f"no class's sensitivity falls by more than {limit:g}", answer, evidence, needed)
+
+
+def speed(ratio: Measurement, budget: Budget) -> Verdict:
+    """Judge a speed-up against the model as given, at one batch size."""
+    interval, limit = ratio.interval, budget.min_speedup
+    assert interval is not None
+    assert ratio.value is not None
+    low, high = _limits(interval.low, interval.high)
+    answer = Answer.PASS if low >= limit else Answer.FAIL if high < limit else Answer.INCONCLUSIVE
+    size = ratio.conditions.get("batch_size")
+    limits = f"{interval.confidence:.0%} interval {low:.2f} to {high:.2f}"
+    evidence = f"{ratio.value:.2f}x ({limits}, {ratio.samples} paired rounds)"
+    needed = None
+    if answer is Answer.INCONCLUSIVE:
+        needed = _shrink(ratio.value, low, high, limit, ratio.samples)
+    return Verdict(f"at least {limit:g}x as fast as the model as given, batch {size}", answer, evidence, needed)
+
+
+def size(size_bytes: int, original_bytes: int, float_bytes: int, budget: Budget) -> Verdict:
+    """Judge the size on disk.
+
+    Args:
+        size_bytes: Of the shipped file.
+        original_bytes: Of the original's weights in float32; the evidence compares with these.
+        float_bytes: Of the float model's file in the same format: the limit where the budget names none.
+        budget: What was asked.
+    """
+    limit = budget.max_bytes if budget.max_bytes is not None else float_bytes
+    ratio = original_bytes / size_bytes if size_bytes else math.inf
+    evidence = f"{size_bytes:,} bytes on disk, {ratio:.2f}x smaller than the original's weights in float32"
+    answer = Answer.PASS if size_bytes <= limit else Answer.FAIL
+    return Verdict(f"at most {limit:,} bytes on disk", answer, evidence)
+
+
+def _answer(low: float, high: float, limit: float) -> Answer:
+    if high <= limit:
+        return Answer.PASS
+    return Answer.FAIL if low > limit else Answer.INCONCLUSIVE
+
+
+def _limits(low: float | None, high: float | None) -> tuple[float, float]:
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _shrink(point: float, low: float, high: float, limit: float, count: int) -> int | None:
+    """Return the count at which an interval that narrows with its square root leaves the limit outside."""
+    reach = high - point if point <= limit else point - low
+    room = abs(limit - point)
+    if not math.isfinite(reach) or room <= 0 or reach <= 0:
+        return None
+    return math.ceil(count * (reach / room) ** 2)

@@ -1,0 +1,1 @@
+"""LOAD: models of every format, behind one port."""

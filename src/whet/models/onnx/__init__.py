@@ -1,0 +1,1 @@
+"""ONNX files: opened safely, counted, stored."""

@@ -1,0 +1,203 @@
+"""The adapter to ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+from whet.errors import ModelError, SignatureError
+from whet.models.model import Model
+from whet.models.onnx import counting
+from whet.models.source import Source
+from whet.storage import storage_errors
+from whet.types import Format, Layer, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from whet.types import Array, Batch
+
+_FILE = "model.onnx"
+_EXTERNAL_ABOVE = 1 << 30  # protobuf holds 2 GiB at most
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+
+
+class OnnxAdapter:
+    """Opens, stores and runs ``onnx.ModelProto``."""
+
+    format = Format.ONNX
+
+    def open(self, source: Source, sample: Batch | None) -> Model:
+        """Read a file and check it; the signature is the graph's own, refined by what the user declared."""
+        proto = read(Path(source.path))
+        signature = refine(graph_signature(proto), source.inputs)
+        model = Model(self.format, proto, signature, source=source)
+        if any(not spec.shape for spec in signature.outputs):
+            model = model.with_payload(proto, signature=self._run_for_outputs(model, sample))
+        return model
+
+    def save(self, model: Model, folder: Path) -> Path:
+        """Write ``model.onnx``, and its weights beside it where they exceed what protobuf holds."""
+        path = folder / _FILE
+        external = model.payload.ByteSize() > _EXTERNAL_ABOVE
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            onnx.save_model(
+                model.payload,
+                str(path),
+                save_as_external_data=external,
+                location=f"{_FILE}.data" if external else None,
+            )
+        return path
+
+    def load(self, path: Path, source: Source | None) -> ModelProto:
+        """Read a stored file."""
+        return read(path)
+
+    def files(self, path: Path) -> list[Path]:
+        """Return the file and those that hold its external data."""
+        proto = onnx.load(str(path), load_external_data=False)
+        names = {
+            entry.value
+            for tensor in proto.graph.initializer
+            if uses_external_data(tensor)
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+        return [path, *(path.parent / name for name in sorted(names))]
+
+    def clone(self, model: Model) -> Model:
+        """Copy the graph."""
+        copy = ModelProto()
+        copy.CopyFrom(model.payload)
+        return model.with_payload(copy)
+
+    def forward(self, model: Model, batch: Batch) -> dict[str, Array]:
+        """Run the graph in ONNX Runtime on the CPU."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(
+            model.payload.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(None, dict(batch)), strict=True))
+
+    def layers(self, model: Model) -> list[Layer]:
+        """Return the nodes that own weights or multiply, counted for one sample."""
+        sample = None if model.signature is None else model.signature.synthetic(1)
+        return counting.layers(model.payload, sample)
+
+    def weights(self, model: Model) -> dict[str, Array]:
+        """Return a copy of every floating initializer."""
+        return {
+            tensor.name: np.array(numpy_helper.to_array(tensor))
+            for tensor in model.payload.graph.initializer
+            if tensor.data_type in _FLOATS
+        }
+
+    def matrices(self, model: Model) -> dict[str, Array]:
+        """Return the constants that nodes multiply by, through DequantizeLinear too, less their zero points."""
+        return counting.matrices(model.payload)
+
+    def with_weights(self, model: Model, weights: Mapping[str, Array]) -> Model:
+        """Return a copy of the model with some initializers replaced."""
+        model = self.clone(model)
+        for tensor in model.payload.graph.initializer:
+            if tensor.name in weights:
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                array = np.ascontiguousarray(weights[tensor.name], dtype=dtype)
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        return model
+
+    def _run_for_outputs(self, model: Model, sample: Batch | None) -> Signature:
+        """Find the shapes of outputs that the graph does not declare."""
+        assert model.signature is not None
+        batch = model.signature.bind(sample) if sample is not None else model.signature.synthetic(1)
+        try:
+            found = self.forward(model, batch)
+        except Exception as error:
+            raise SignatureError(
+                f"the model's outputs have no declared shape and it cannot be run to find them "
+                f"({type(error).__name__}: {str(error)[:160]}); say what goes in with --input"
+            ) from error
+        outputs = tuple(
+            TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in found.items()
+        )
+        return Signature(model.signature.inputs, outputs)
+
+
+def read(path: Path) -> ModelProto:
+    """Read and check an ONNX file with its external data, which may not leave the file's folder.
+
+    Raises:
+        ModelError: The file is missing, truncated, of another format, or invalid.
+    """
+    if not path.is_file():
+        raise ModelError(f"the model file {path} does not exist; check the path")
+    try:
+        proto = onnx.load(str(path))
+    except DecodeError as error:
+        raise ModelError(f"{path} is not an ONNX file, or it is truncated ({error})") from error
+    except (onnx.checker.ValidationError, FileNotFoundError, ValueError, OSError) as error:
+        raise ModelError(f"the external data of {path} cannot be read: {_first_line(error)}") from error
+    if not proto.graph.node or not proto.opset_import:
+        raise ModelError(f"{path} holds no ONNX graph; it may be truncated or of another format")
+    try:
+        # The path form also checks models beyond protobuf's 2 GiB.
+        onnx.checker.check_model(str(path), full_check=False)
+    except onnx.checker.ValidationError as error:
+        if "No Op registered" not in str(error) and "is not a registered" not in str(error):
+            raise ModelError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
+    return proto
+
+
+def graph_signature(proto: ModelProto) -> Signature:
+    """Return the signature a graph declares; initializers that are also inputs are not inputs."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [_spec(value) for value in proto.graph.input if value.name not in constants]
+    return Signature(tuple(inputs), tuple(_spec(value) for value in proto.graph.output))
+
+
+def refine(signature: Signature, declared: tuple[TensorSpec, ...]) -> Signature:
+    """Give free axes the lengths, and synthetic values the ranges, that a user declared."""
+    if not declared:
+        return signature
+    by_name = {spec.name: spec for spec in declared}
+    if len(declared) == 1 and len(signature.inputs) == 1:
+        by_name = {signature.inputs[0].name: declared[0]}
+    unknown = [name for name in by_name if name not in {spec.name for spec in signature.inputs}]
+    if unknown:
+        names = ", ".join(str(spec) for spec in signature.inputs)
+        raise SignatureError(f"the model has no input {unknown[0]!r}; its inputs are {names}")
+    inputs = []
+    for spec in signature.inputs:
+        given = by_name.get(spec.name)
+        if given is None:
+            inputs.append(spec)
+            continue
+        if given.dtype != spec.dtype or len(given.shape) != len(spec.shape):
+            raise SignatureError(f"--input {given} does not fit the model's input {spec}")
+        inputs.append(TensorSpec(spec.name, spec.dtype, spec.shape, given.example, given.low, given.high))
+    return Signature(tuple(inputs), signature.outputs)
+
+
+def _spec(value: Any) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = "float32"
+    if tensor.elem_type:
+        dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
+    return TensorSpec(value.name, dtype, shape)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

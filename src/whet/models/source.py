@@ -1,0 +1,168 @@
+"""Where a model comes from: enough to open it again in another process."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import sys
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from whet import userfile
+from whet.errors import ModelError
+from whet.storage import sha256
+from whet.types import Format, TensorSpec
+
+
+class Origin(StrEnum):
+    """How the structure of a model is had."""
+
+    FACTORY = "factory"  # a function of a user's file builds it
+    FILE = "file"  # a file holds it whole
+    MEMORY = "memory"  # an object that the user's program holds
+
+
+_SUFFIXES = {".onnx": Format.ONNX}
+_LATER = {".keras", ".h5", ".tflite", ".pt2", ".xml", ".engine"}
+_WEIGHTS = {".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A user's model, named. Plain data, but for ``memory``, which travels and is never stored.
+
+    Attributes:
+        origin: How the structure is had.
+        format: What it is.
+        path: The file of the factory or of the model; empty in memory.
+        factory: The function's name; the class's name in memory.
+        weights: A file of weights, or empty.
+        trust_pickle: Whether the user allowed weights to be unpickled.
+        inputs: As given by ``--input``; empty if the data tells.
+        memory: The cloudpickled object.
+    """
+
+    origin: Origin
+    format: Format
+    path: str = ""
+    factory: str = ""
+    weights: str = ""
+    trust_pickle: bool = False
+    inputs: tuple[TensorSpec, ...] = ()
+    memory: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """A short name for tables and folders."""
+        return self.factory or Path(self.path).stem
+
+    def plain(self) -> Source:
+        """Return what may be stored: everything but the object in memory."""
+        return replace(self, memory=b"")
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides what the model is."""
+        digest = hashlib.sha256(repr((self.origin, self.format, self.factory, self.inputs)).encode())
+        for name in (self.path, self.weights):
+            digest.update(sha256(Path(name)).encode() if name else b"-")
+        digest.update(hashlib.sha256(self.memory).digest())
+        return digest.hexdigest()[:24]
+
+
+def source_of(
+    model: Any,
+    weights: str | Path | None = None,
+    inputs: tuple[TensorSpec, ...] = (),
+    *,
+    trust_pickle: bool = False,
+) -> Source:
+    """Name a model: ``file.py:factory``, a model file, or an object in memory. Nothing is opened yet.
+
+    Raises:
+        ModelError: The name has no form that is known, or the file is not there.
+    """
+    if not isinstance(model, str | Path):
+        return _in_memory(model, inputs)
+    weights_file = _existing(Path(weights), "weights") if weights else None
+    parts = userfile.split(str(model))
+    if parts is not None:
+        path, name = _existing(parts[0], "model"), parts[1]
+        return Source(
+            Origin.FACTORY,
+            Format.TORCH,
+            str(path),
+            name,
+            str(weights_file or ""),
+            trust_pickle,
+            tuple(inputs),
+        )
+    return _file(Path(model), weights_file, inputs)
+
+
+def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...]) -> Source:
+    suffix = path.suffix.lower()
+    if suffix in _WEIGHTS:
+        raise ModelError(
+            f"{path} holds weights, not a model; name the function that builds it, and the weights beside: "
+            f"model.py:build --weights {path}"
+        )
+    if suffix == ".py":
+        raise ModelError(f"{path} is a Python file; name the function in it that builds the model: {path}:build")
+    if suffix not in _SUFFIXES:
+        known = "an .onnx file or file.py:function"
+        hint = f"{suffix} files are not read by this version" if suffix in _LATER else f"{path} is neither"
+        raise ModelError(f"a model is {known}; {hint}")
+    if weights is not None:
+        raise ModelError(f"--weights goes with file.py:function; {path.name} holds its own weights")
+    return Source(Origin.FILE, _SUFFIXES[suffix], str(_existing(path, "model")), inputs=tuple(inputs))
+
+
+def _existing(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise ModelError(f"the {what} file {path} does not exist; check the path")
+    if path.stat().st_size == 0:
+        raise ModelError(f"the {what} file {path} is empty (0 bytes); it was probably not copied whole")
+    return path.resolve()
+
+
+def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
+    """Name an object in memory; its class travels by value if a child process could not import it."""
+    import cloudpickle
+
+    kind = type(model)
+    if not any(base.__module__.startswith("torch.nn.") and base.__name__ == "Module" for base in kind.__mro__):
+        raise ModelError(
+            f"a model in memory is a torch.nn.Module, this is a {kind.__name__}; "
+            f"give an .onnx file or file.py:function otherwise"
+        )
+    modules = {type(part).__module__ for part in model.modules()}
+    by_value = [sys.modules[name] for name in modules if name in sys.modules and not _importable(name)]
+    for module in by_value:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        memory = bytes(cloudpickle.dumps(model))
+    except Exception as error:
+        raise ModelError(
+            f"the {kind.__name__} cannot be sent to a child process ({type(error).__name__}: {error}); "
+            f"write a function that builds it, and give file.py:function"
+        ) from error
+    finally:
+        for module in by_value:
+            cloudpickle.unregister_pickle_by_value(module)
+    return Source(Origin.MEMORY, Format.TORCH, factory=kind.__name__, inputs=tuple(inputs), memory=memory)
+
+
+def _importable(module: str) -> bool:
+    """Tell whether a fresh process with our search path could import a module."""
+    if module == "__main__":
+        return True  # cloudpickle carries __main__ by value by itself
+    parts = module.split(".")
+    path: Any = None
+    for depth in range(len(parts)):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: depth + 1]), path)
+        if spec is None:
+            return parts[0] in sys.builtin_module_names
+        path = spec.submodule_search_locations
+    return True

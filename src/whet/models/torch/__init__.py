@@ -1,0 +1,1 @@
+"""PyTorch modules: built by a user's factory, changed by edits, stored as origin + edits + safetensors."""

@@ -1,0 +1,223 @@
+"""The adapter to PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from whet import plain
+from whet.errors import ModelError, SignatureError
+from whet.models.model import Model
+from whet.models.source import Source
+from whet.models.torch import counting, edits, origin
+from whet.storage import storage_errors, write_text
+from whet.types import Format, Layer, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from whet.types import Array, Batch
+
+_STRUCTURE, _WEIGHTS = "model.json", "weights.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class TorchPayload:
+    """A module and the edits that made it out of its origin."""
+
+    module: nn.Module
+    edits: tuple[edits.Edit, ...] = ()
+
+
+class TorchAdapter:
+    """Opens, stores and runs ``torch.nn.Module``."""
+
+    format = Format.TORCH
+
+    def open(self, source: Source, sample: Batch | None) -> Model:
+        """Build the user's module; its signature is found by running it on a sample."""
+        payload = TorchPayload(origin.build_trained(source))
+        if sample is None and source.inputs:
+            sample = _named(payload.module, source.inputs, batch=2)
+        signature = None if sample is None else find_signature(payload.module, sample, source.inputs)
+        return Model(self.format, payload, signature, source=source)
+
+    def save(self, model: Model, folder: Path) -> Path:
+        """Write ``model.json`` (origin and edits) and ``weights.safetensors``."""
+        state = {
+            name: tensor.detach().clone().contiguous()
+            for name, tensor in model.payload.module.state_dict().items()
+            if isinstance(tensor, Tensor)
+        }
+        structure = {
+            "origin": None if model.source is None else plain.builtins(model.source.plain()),
+            "edits": [dict(edit) for edit in model.payload.edits],
+        }
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(state, str(folder / _WEIGHTS))
+        write_text(folder / _STRUCTURE, plain.dumps(structure))
+        return folder
+
+    def load(self, path: Path, source: Source | None) -> TorchPayload:
+        """Replay the edits on a fresh module and fill it."""
+        structure = json.loads((path / _STRUCTURE).read_text())
+        if source is None:
+            if structure["origin"] is None:
+                raise ModelError(f"{path} does not say where its class comes from; give the model's source")
+            source = plain.convert(structure["origin"], Source)
+        module = edits.replay(origin.build(source), structure["edits"])
+        state = load_file(str(path / _WEIGHTS), device="cpu")
+        module.load_state_dict(state, strict=True)
+        return TorchPayload(module.eval(), tuple(structure["edits"]))
+
+    def files(self, path: Path) -> list[Path]:
+        """Return the structure and the weights."""
+        return [path / _STRUCTURE, path / _WEIGHTS]
+
+    def clone(self, model: Model) -> Model:
+        """Copy the module."""
+        payload: TorchPayload = model.payload
+        return model.with_payload(TorchPayload(copy.deepcopy(payload.module), payload.edits))
+
+    def forward(self, model: Model, batch: Batch) -> dict[str, Array]:
+        """Run the module in inference mode."""
+        return run(model.payload.module, batch)
+
+    def layers(self, model: Model) -> list[Layer]:
+        """Return the modules that own parameters, with their MACs for one sample where a sample is known."""
+        sample = None if model.signature is None else model.signature.synthetic(1)
+        macs = {} if sample is None else counting.macs(model.payload.module, tensors(sample))
+        return counting.layers(model.payload.module, macs)
+
+    def weights(self, model: Model) -> dict[str, Array]:
+        """Return a copy of every floating parameter."""
+        return {
+            name: parameter.detach().cpu().float().numpy().copy()
+            for name, parameter in model.payload.module.named_parameters()
+            if parameter.is_floating_point()
+        }
+
+    def matrices(self, model: Model) -> dict[str, Array]:
+        """Return the parameters that a pass may prune, and INT8 weights."""
+        module = model.payload.module
+        names = {name for layer in counting.layers(module, {}) for name in layer.weights}
+        found = {name: value.detach().float() for name, value in module.named_parameters() if name in names}
+        found |= {name: value for name, value in module.named_buffers() if value.dtype == torch.int8}
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+    def with_weights(self, model: Model, weights: Mapping[str, Array]) -> Model:
+        """Return a copy of the model with some parameters replaced."""
+        model = self.clone(model)
+        parameters = dict(model.payload.module.named_parameters())
+        with torch.no_grad():
+            for name, value in weights.items():
+                parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        return model
+
+
+def find_signature(module: nn.Module, sample: Batch, declared: tuple[TensorSpec, ...] = ()) -> Signature:
+    """Run a module on a sample and say what goes in and what comes out.
+
+    Args:
+        module: In evaluation mode.
+        sample: Inputs by name; one array may have any name and is bound to the first parameter.
+        declared: Input specs the user gave: free axes and ranges are taken from them.
+
+    Raises:
+        SignatureError: The module does not take the sample, or returns no tensor by the sample.
+    """
+    sample = _bind(module, sample)
+    known = {spec.name: spec for spec in declared}
+    if len(declared) == 1:
+        known = {next(iter(sample)): declared[0]}
+    inputs = []
+    for name, array in sample.items():
+        spec = known.get(name, TensorSpec(name, str(array.dtype), (None, *array.shape[1:])))
+        inputs.append(TensorSpec(name, str(array.dtype), spec.shape, tuple(array.shape), spec.low, spec.high))
+    try:
+        outputs = run(module, sample)
+    except Exception as error:
+        shapes = ", ".join(f"{spec}" for spec in inputs)
+        raise SignatureError(
+            f"the model cannot be run on the inputs {shapes}: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    size = len(next(iter(sample.values())))
+    specs = []
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != size:
+            raise SignatureError(
+                f"output {name!r} has shape {list(array.shape)} for {size} samples; "
+                f"axis 0 of every output must be the sample"
+            )
+        specs.append(TensorSpec(name, str(array.dtype), (None, *array.shape[1:])))
+    return Signature(tuple(inputs), tuple(specs))
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """Return a batch as tensors that share its memory where they can."""
+    return {name: torch.from_numpy(np.require(array, requirements=["C", "W"])) for name, array in batch.items()}
+
+
+def run(module: nn.Module, batch: Batch) -> dict[str, Array]:
+    """Run a module on named arrays."""
+    with torch.inference_mode():
+        return {name: value.numpy() for name, value in flatten(module(**tensors(batch))).items()}
+
+
+def flatten(value: Any) -> dict[str, Tensor]:
+    """Name the tensors a module returned.
+
+    One tensor is ``output``; those of a tuple are ``output_0``, ``output_1``; those of a mapping keep their keys.
+    """
+    if isinstance(value, Tensor):
+        return {"output": value}
+    flat: dict[str, Tensor] = {}
+    _collect(value, "", flat)
+    if not flat:
+        raise SignatureError(f"the model returned a {type(value).__name__} without tensors")
+    return flat
+
+
+def _collect(value: Any, name: str, flat: dict[str, Tensor]) -> None:
+    if isinstance(value, Tensor):
+        flat[name] = value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _collect(item, f"{name}_{key}".lstrip("_"), flat)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _collect(item, f"{name or 'output'}_{index}", flat)
+
+
+def _bind(module: nn.Module, batch: Batch) -> Batch:
+    """Return a batch whose names are the parameters of ``module.forward``."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters) or all(name in names for name in batch):
+        return batch
+    if len(batch) == 1 and names:
+        return {names[0]: next(iter(batch.values()))}
+    raise SignatureError(
+        f"the model's forward takes {', '.join(names)}; the inputs are named {', '.join(batch)}; "
+        f"name them as forward does"
+    )
+
+
+def _named(module: nn.Module, specs: tuple[TensorSpec, ...], batch: int) -> Batch:
+    """Draw a synthetic sample for declared inputs, which may come without names."""
+    drawn = Signature(specs, ()).synthetic(batch)
+    return _bind(module, drawn)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,172 @@
+"""Structural edits: what was done to a module that its class and weights do not tell.
+
+A stored torch model is its origin, the list of edits, and a state dict; loading replays the edits on a fresh
+module and fills it. This file imports torch alone, so that a bundle can carry it and load without whet.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Edit = Mapping[str, Any]
+"""``{"edit": name, ...}``: plain data, as it lies in ``model.json``."""
+
+
+def replay(module: nn.Module, edits: list[Edit]) -> nn.Module:
+    """Apply edits in order and return the module (a new one if its root was replaced)."""
+    for edit in edits:
+        module = _EDITS[edit["edit"]](module, edit)
+    return module
+
+
+def cast_edit(dtype: str) -> Edit:
+    """Hold all floating weights in ``dtype``; inputs are cast on the way in, outputs back to float32."""
+    return {"edit": "cast", "dtype": dtype}
+
+
+def dynamic_int8_edit(layers: list[str]) -> Edit:
+    """Replace Linear, LSTM and GRU layers by ones with INT8 weights that quantize activations as they come."""
+    return {"edit": "dynamic-int8", "layers": layers}
+
+
+class Int8Linear(nn.Module):
+    """A Linear with INT8 weights, one scale a row; activations are quantized per call.
+
+    Attributes:
+        weight_int8: (out, in) int8. scale: (out,) float32. bias: (out,) float32 or None.
+    """
+
+    weight_int8: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, float_layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = float_layer.in_features, float_layer.out_features
+        values, scale = _per_row(float_layer.weight.detach())
+        self.register_buffer("weight_int8", values)
+        self.register_buffer("scale", scale)
+        bias = float_layer.bias
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self._packed: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        if self._packed is None:
+            self._packed = _prepack(self.weight_int8, self.scale, self.bias)
+        # Activations keep 7 bits: fbgemm sums pairs of products in 16 bits where there is no VNNI.
+        return torch.ops.quantized.linear_dynamic(x, self._packed, True)  # type: ignore[no-any-return]
+
+
+class Int8Recurrent(nn.Module):
+    """An LSTM or GRU with INT8 weights, one scale a matrix; activations are quantized per call."""
+
+    def __init__(self, float_layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.mode = float_layer.mode
+        self.settings = {
+            "num_layers": float_layer.num_layers,
+            "bidirectional": float_layer.bidirectional,
+            "batch_first": float_layer.batch_first,
+            "bias": True,
+        }
+        self.hidden_size, self.batch_first = float_layer.hidden_size, float_layer.batch_first
+        self.directions = 2 if float_layer.bidirectional else 1
+        self.names: list[str] = []
+        for names in float_layer._all_weights:
+            for name in names[:2]:
+                scale = getattr(float_layer, name).detach().abs().max().clamp(min=1e-12) / 127
+                values = (getattr(float_layer, name).detach() / scale).round().clamp(-127, 127)
+                self.register_buffer(f"{name}_int8", values.to(torch.int8))
+                self.register_buffer(f"{name}_scale", scale.reshape(1).clone())
+            rows = getattr(float_layer, names[0]).shape[0]
+            for kind in ("ih", "hh"):
+                name = names[0].replace("weight_ih", f"bias_{kind}")
+                bias = getattr(float_layer, name).detach().clone() if float_layer.bias else torch.zeros(rows)
+                self.register_buffer(name, bias)
+            self.names.append(names[0].removeprefix("weight_ih"))
+        self._cells: Any = None
+
+    def _pack_cells(self) -> list[Any]:
+        cells = []
+        for end in self.names:
+            packed = []
+            for kind in ("ih", "hh"):
+                values, scale = (getattr(self, f"weight_{kind}{end}_{part}") for part in ("int8", "scale"))
+                packed.append(_prepack(values, scale, getattr(self, f"bias_{kind}{end}")))
+            biases = (getattr(self, f"bias_ih{end}"), getattr(self, f"bias_hh{end}"))
+            cells.append(torch.ops.quantized.make_quantized_cell_params_dynamic(*packed, *biases, True))
+        return cells
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Map (batch, time, in) (time first unless ``batch_first``) to all outputs and the last state."""
+        if self._cells is None:
+            self._cells = self._pack_cells()
+        shape = (self.settings["num_layers"] * self.directions, x.shape[0 if self.batch_first else 1])
+        zeros = torch.zeros(*shape, self.hidden_size)
+        run = (self.settings["num_layers"], 0.0, False, self.settings["bidirectional"], self.batch_first)
+        if self.mode == "LSTM":
+            hidden = [zeros, zeros] if state is None else list(state)
+            out, h, c = torch.quantized_lstm(
+                x, hidden, self._cells, True, *run, dtype=torch.qint8, use_dynamic=True
+            )
+            return out, (h, c)
+        out, h = torch.quantized_gru(x, zeros if state is None else state, self._cells, True, *run)
+        return out, h
+
+
+def _per_row(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize (out, in) symmetrically, one scale a row; returns int8 values and (out,) scales."""
+    scale = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+    values = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return values, scale
+
+
+def _prepack(values: Tensor, scale: Tensor, bias: Tensor | None) -> Any:
+    """Bring (out, in) INT8 weights into the layout of the kernels; one scale, or one a row."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the tensor type, not the kernel, is deprecated
+        if scale.numel() == 1:
+            weight = torch._make_per_tensor_quantized_tensor(values, float(scale), 0)
+        else:
+            zeros = torch.zeros(len(scale), dtype=torch.int64)
+            weight = torch._make_per_channel_quantized_tensor(values, scale.double(), zeros, 0)
+        return torch.ops.quantized.linear_prepack(weight, bias)
+
+
+def _cast(module: nn.Module, edit: Edit) -> nn.Module:
+    dtype = getattr(torch, edit["dtype"])
+    module = module.to(dtype)
+    module.register_forward_pre_hook(lambda _, args, kw: _floats((args, kw), dtype), with_kwargs=True)
+    module.register_forward_hook(lambda _, args, out: _floats(out, torch.float32))
+    return module
+
+
+def _floats(value: Any, dtype: torch.dtype) -> Any:
+    """Cast every floating tensor of a nest of tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return type(value)(**{key: _floats(item, dtype) for key, item in value.items()})
+    if isinstance(value, tuple | list):
+        return type(value)(_floats(item, dtype) for item in value)
+    return value
+
+
+def _dynamic_int8(module: nn.Module, edit: Edit) -> nn.Module:
+    for name in edit["layers"]:
+        layer = module.get_submodule(name)
+        new = Int8Linear(layer) if isinstance(layer, nn.Linear) else Int8Recurrent(layer)  # type: ignore[arg-type]
+        if not name:
+            return new.eval()
+        parent, _, last = name.rpartition(".")
+        setattr(module.get_submodule(parent), last, new.eval())
+    return module
+
+
+_EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {"cast": _cast, "dynamic-int8": _dynamic_int8}

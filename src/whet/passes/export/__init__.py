@@ -1,0 +1,1 @@
+"""Export: from one format to another."""

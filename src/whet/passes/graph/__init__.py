@@ -1,0 +1,1 @@
+"""Graph: the same computation in fewer, cheaper nodes and fewer bytes."""

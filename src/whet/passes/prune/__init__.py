@@ -1,0 +1,1 @@
+"""Prune: set weights to zero, or take channels away."""

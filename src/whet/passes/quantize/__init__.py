@@ -1,0 +1,1 @@
+"""Quantize: weights and activations in fewer bits."""

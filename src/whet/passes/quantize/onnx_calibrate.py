@@ -1,0 +1,99 @@
+"""Ranges of every activation of an ONNX graph, from any number of samples in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto, TensorProto
+
+from whet.errors import PassError
+from whet.passes.quantize import onnx_graph
+from whet.passes.quantize.math import Extremes, Histogram
+from whet.types import Range
+
+if TYPE_CHECKING:
+    from whet.types import Array, Batch
+
+Batches = Callable[[], Iterable["Batch"]]
+"""Starts the samples over: they are read twice where histograms are taken."""
+
+
+def ranges(proto: ModelProto, batches: Batches, method: str, percentile: float, folder: Path) -> dict[str, Range]:
+    """Return the range of every float tensor but the weights.
+
+    The first reading finds extremes, the second (but for ``minmax``) fills a histogram between them. One batch of
+    activations is in memory at a time.
+
+    Args:
+        proto: Shape-inferred.
+        batches: Samples by input name.
+        method: ``minmax``, ``percentile`` or ``entropy``.
+        percentile: Share kept, for ``percentile``.
+        folder: For the graph that shows its inner tensors.
+
+    Raises:
+        PassError: A tensor took a value that is not finite.
+    """
+    session, names = _open(proto, folder)
+    extremes = {name: Extremes() for name in names}
+    _read(session, names, batches, {name: extremes[name].add for name in names})
+    found = {name: seen.range() for name, seen in extremes.items()}
+    for name, seen in found.items():
+        if not (np.isfinite(seen.low) and np.isfinite(seen.high)):
+            raise PassError(f"tensor {name!r} took a NaN or infinite value on a calibration sample")
+    if method == "minmax":
+        return found
+    histograms = {name: Histogram(seen) for name, seen in found.items()}
+    _read(session, names, batches, {name: histograms[name].add for name in names})
+    if method == "entropy":
+        return {name: histogram.entropy() for name, histogram in histograms.items()}
+    return {name: histogram.percentile(percentile) for name, histogram in histograms.items()}
+
+
+def _open(proto: ModelProto, folder: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:
+    """Open a copy of the graph whose every float tensor is an output."""
+    shown = ModelProto()
+    shown.CopyFrom(proto)
+    outputs = {value.name for value in shown.graph.output}
+    names = [value.name for value in [*proto.graph.input, *proto.graph.output] if _is_float(value)]
+    for value in proto.graph.value_info:
+        if _is_float(value) and value.name not in outputs:
+            names.append(value.name)
+            shown.graph.output.append(value)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    path = onnx_graph.save(shown, folder / "shown.onnx")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session, [name for name in dict.fromkeys(names) if name not in constants]
+
+
+def _read(
+    session: onnxruntime.InferenceSession,
+    names: list[str],
+    batches: Batches,
+    sinks: Mapping[str, Callable[[Array], None]],
+) -> None:
+    """Feed every sample and hand each tensor to its sink."""
+    inputs = {value.name for value in session.get_inputs()}
+    inner = [name for name in names if name not in inputs]
+    count = 0
+    for batch in batches():
+        for name in inputs & set(names):
+            sinks[name](batch[name])
+        for name, array in zip(inner, session.run(inner, dict(batch)), strict=True):
+            sinks[name](array)
+        count += 1
+    if not count:
+        raise PassError("there are no samples to calibrate on")
+
+
+def _is_float(value: object) -> bool:
+    kind = value.type.tensor_type.elem_type  # type: ignore[attr-defined]
+    return kind in (TensorProto.FLOAT, TensorProto.FLOAT16)

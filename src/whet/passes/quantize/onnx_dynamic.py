@@ -1,0 +1,59 @@
+"""Dynamic INT8 by ONNX Runtime's quantizer."""
+
+from __future__ import annotations
+
+import onnx
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from whet.errors import PassError
+from whet.models.model import Model
+from whet.passes.base import Outcome, PassContext, excluded
+from whet.passes.quantize import onnx_graph
+from whet.passes.quantize.spec import DynamicInt8
+from whet.types import Trait, TraitKind
+
+_TYPES = ["MatMul", "Gemm", "LSTM", "Gather", "Attention", "EmbedLayerNormalization"]
+_WHY = {
+    "GRU": "ONNX Runtime has no quantized GRU kernel",
+    "RNN": "ONNX Runtime has no quantized RNN kernel",
+    "Conv": "dynamic INT8 convolutions run at 0.2-0.5 of the float speed; set convolutions = true to have them",
+    "ConvTranspose": "ONNX Runtime has no dynamic INT8 transposed convolution",
+}
+
+
+def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Outcome:
+    """Quantize matrix products, LSTMs and embeddings; convolutions where asked."""
+    float_proto = onnx_graph.named(model.payload)
+    layers = onnx_graph.layers_of(float_proto)
+    barred = {
+        node: reason
+        for node, (name, kind) in layers.items()
+        if (reason := excluded(name, kind, request.exclude, request.exclude_types))
+    }
+    reduced = onnx_graph.seven_bits(request.reduce_range, context.machine)
+    source = onnx_graph.save(float_proto, context.folder / "float.onnx")
+    target = context.folder / "dynamic.onnx"
+    try:
+        with onnx_graph.quiet():
+            quantize_dynamic(
+                source,
+                target,
+                op_types_to_quantize=[*_TYPES, *(["Conv"] if request.convolutions else [])],
+                per_channel=request.per_channel,
+                reduce_range=reduced,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(barred),
+            )
+    except Exception as error:  # ONNX Runtime's quantizer raises bare Exception
+        raise PassError(
+            f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
+    proto = onnx.load(str(target))
+    changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
+    quantized = model.with_payload(proto, needs=model.needs | onnx_graph.needs(reduced))
+    notes = {
+        "weight_bits": 7 if reduced else 8,
+        "per_channel": request.per_channel,
+        "weight_sqnr_db_by_type": onnx_graph.weight_sqnr(float_proto, proto),
+    }
+    return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, 8)), changed, skipped, notes)

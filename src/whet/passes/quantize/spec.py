@@ -1,0 +1,129 @@
+"""What can be asked of quantization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from whet.errors import RecipeError
+from whet.passes.base import Exclude, ExcludeTypes, Pass
+from whet.types import Format, TraitKind
+
+_ALREADY = {
+    TraitKind.QUANTIZED: "its weights are integers already; keep one quantization a recipe",
+    TraitKind.HALF: "its weights are in half precision; quantize the float32 model",
+}
+
+ReduceRange = Annotated[
+    Literal["auto", "on", "off"],
+    Meta(
+        description="Use 7 of the 8 bits of a weight. auto: where this processor would saturate sums of full-range "
+        "products (no VNNI)."
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicInt8(Pass):
+    """Hold weights in INT8 and quantize activations as they come. Needs no data.
+
+    Pays for matrix products, and for LSTMs; in torch for GRUs too. **Convolutions become slower**
+    (ONNX Runtime's ConvInteger runs a ResNet-20 at 0.2-0.5 of the float speed) and stay float unless
+    ``convolutions`` asks. ONNX Runtime has no quantized GRU.
+    """
+
+    name: ClassVar[str] = "dynamic-int8"
+    realised_by: ClassVar = {
+        Format.ONNX: "whet.passes.quantize.onnx_dynamic:dynamic_int8",
+        Format.TORCH: "whet.passes.quantize.torch:dynamic_int8",
+    }
+    establishes: ClassVar = frozenset({TraitKind.QUANTIZED})
+    erases: ClassVar = frozenset({TraitKind.PACKED})
+    refuses: ClassVar = _ALREADY
+
+    convolutions: Annotated[
+        bool, Meta(description="Quantize convolutions too: smaller, and slower. ONNX only.")
+    ] = False
+    per_channel: Annotated[
+        bool, Meta(description="A scale for each output channel. ONNX only; torch always does.")
+    ] = True
+    reduce_range: ReduceRange = "auto"
+    exclude: Exclude = ()
+    exclude_types: ExcludeTypes = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticInt8(Pass):
+    """Hold weights and activations in INT8, with ranges calibrated beforehand (QDQ form).
+
+    Done in ONNX and not in torch: torch's static INT8 modules have no ONNX form, run in torch alone, and its eager
+    quantization is on its way out, while ONNX Runtime fuses QDQ into integer kernels. Unsigned activations are the
+    fast form on x86; full-range weights need VNNI. A range taken as the extremes (``minmax``) suits ReLU networks;
+    ``percentile`` and ``entropy`` give up outliers. It ruins some networks (small depthwise ones, transformers
+    with outliers): look at the verdict.
+
+    Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
+    inference"; entropy after Migacz 2017, "8-bit inference with TensorRT".
+    """
+
+    name: ClassVar[str] = "static-int8"
+    realised_by: ClassVar = {Format.ONNX: "whet.passes.quantize.onnx_static:static_int8"}
+    extra: ClassVar[str] = "onnx"
+    establishes: ClassVar = frozenset({TraitKind.QUANTIZED})
+    erases: ClassVar = frozenset({TraitKind.PACKED})
+    refuses: ClassVar = _ALREADY
+    reads: ClassVar = ("calibrate",)
+
+    calibration: Annotated[
+        Literal["minmax", "percentile", "entropy"], Meta(description="How a range is taken from what was seen.")
+    ] = "percentile"
+    percentile: Annotated[
+        float, Meta(gt=50, le=100, description="Share of values kept inside the range, in percent.")
+    ] = 99.99
+    samples: Annotated[
+        int, Meta(ge=0, description="Samples to calibrate on; 0 takes up to 512 and is content with fewer.")
+    ] = 0
+    activations: Annotated[
+        Literal["auto", "uint8", "int8"],
+        Meta(description="auto: unsigned on x86, signed on ARM, as each is faster."),
+    ] = "auto"
+    per_channel: Annotated[bool, Meta(description="A scale for each output channel of a weight.")] = True
+    reduce_range: ReduceRange = "auto"
+    float_edges: Annotated[
+        bool,
+        Meta(
+            description="Leave the first and the last layer in float: often the most sensitive, and a first "
+            "convolution of few channels is slow in INT8."
+        ),
+    ] = False
+    exclude: Exclude = ()
+    exclude_types: ExcludeTypes = ()
+
+    def check(self, source: Format) -> None:
+        """Explain why a torch model has to be exported first."""
+        if source is Format.TORCH:
+            raise RecipeError(
+                "static-int8 does not run on a torch model, it runs on onnx: torch's static INT8 modules do not "
+                "export; put an export-onnx step before it"
+            )
+        super().check(source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half(Pass):
+    """Hold weights in float16: half the bytes. Inputs and outputs stay float32.
+
+    **No faster on a CPU**: x86 kernels compute in float32 and convert (ONNX Runtime does so once, when it opens the
+    file; torch at every call, and more slowly). Faster on a GPU.
+    """
+
+    name: ClassVar[str] = "half"
+    realised_by: ClassVar = {
+        Format.ONNX: "whet.passes.quantize.onnx_half:half",
+        Format.TORCH: "whet.passes.quantize.torch:half",
+    }
+    establishes: ClassVar = frozenset({TraitKind.HALF})
+    erases: ClassVar = frozenset({TraitKind.PACKED})
+    refuses: ClassVar = _ALREADY

@@ -1,0 +1,1 @@
+"""PROFILE: where parameters, bytes, MACs and time go."""

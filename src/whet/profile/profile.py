@@ -1,0 +1,104 @@
+"""Profile a model: its layers, counted and timed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from whet.lazy import resolve
+from whet.machine import Machine, this_machine
+from whet.models.adapter import adapter_for
+from whet.models.model import Model
+from whet.types import Format, Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whet.types import Batch
+
+_TIMERS = {
+    Format.TORCH: ("whet.profile.torch:layer_times", "torch"),
+    Format.ONNX: ("whet.profile.onnx:layer_times", "onnx"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerProfile:
+    """One layer in numbers.
+
+    Attributes:
+        name, kind: As its framework calls it; what a runtime put in by itself has no parameters.
+        parameters, bytes: Learned numbers, and what they take.
+        macs: For one sample; None where unknown.
+        time_ms: Median over calls of the time spent in it alone; None where the runtime fused it into another.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    bytes: int
+    macs: int | None
+    time_ms: float | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model in numbers.
+
+    Attributes:
+        format: Of the model.
+        signature: Its inputs and outputs.
+        batch_size, threads: It was timed with.
+        layers: In the model's order, then what the runtime added.
+        parameters, bytes, macs: Of all layers; MACs None where those of a layer are unknown.
+        time_ms: Median of a whole call.
+        machine: It was timed on.
+    """
+
+    format: Format
+    signature: Signature
+    batch_size: int
+    threads: int
+    layers: Sequence[LayerProfile]
+    parameters: int
+    bytes: int
+    macs: int | None
+    time_ms: float
+    machine: Machine
+
+
+def profile(model: Model, batch: Batch, threads: int = 1) -> Profile:
+    """Count and time every layer of a model on a batch."""
+    assert model.signature is not None
+    layers = adapter_for(model.format).layers(model)
+    timer = cast("Callable[..., tuple[float, Mapping[str, tuple[str, float]]]]", resolve(*_TIMERS[model.format]))
+    total, times = timer(model, batch, threads)
+    rows = [
+        LayerProfile(
+            layer.name,
+            layer.kind,
+            layer.parameters,
+            layer.bytes,
+            layer.macs,
+            times[layer.name][1] if layer.name in times else None,
+        )
+        for layer in layers
+    ]
+    counted = {layer.name for layer in layers}
+    rows += [
+        LayerProfile(name, kind, 0, 0, 0, spent) for name, (kind, spent) in times.items() if name not in counted
+    ]
+    macs = [layer.macs for layer in layers]
+    return Profile(
+        format=model.format,
+        signature=model.signature,
+        batch_size=len(next(iter(batch.values()))),
+        threads=threads,
+        layers=rows,
+        parameters=sum(layer.parameters for layer in layers),
+        bytes=sum(layer.bytes for layer in layers),
+        macs=None if None in macs else sum(count or 0 for count in macs),
+        time_ms=total,
+        machine=this_machine(),
+    )

@@ -1,0 +1,1 @@
+"""COMPOSE: ordered lists of passes, checked before any work, run step by step, cached."""

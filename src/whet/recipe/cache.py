@@ -1,0 +1,99 @@
+"""Steps on disk, found by what went into them.
+
+A step's key is the hash of its parent's key, the pass and its settings, the data it read, the seed, and the
+versions that matter. Candidates that share a prefix share the work, and a run that was killed goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whet import plain
+from whet.errors import ModelError
+from whet.machine import this_machine
+from whet.models.adapter import adapter_for
+from whet.models.model import Facts, Model, Stored
+from whet.models.source import Source
+from whet.passes.base import Pass
+from whet.recipe.recipe import settings
+from whet.storage import new_folder, write_text
+from whet.types import Step
+
+_FACTS, _MODEL = "step.json", "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model as it is after a step.
+
+    Attributes:
+        key: Of the step.
+        facts: The model but for its payload.
+        file: The model's path below the entry's folder.
+        step: What was done; None for the original.
+        seconds: What it took.
+        measures: What was measured of it there and then: quality, bytes, latency.
+    """
+
+    key: str
+    facts: Facts
+    file: str
+    step: Step | None = None
+    seconds: float = 0.0
+    measures: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Cache:
+    """A folder of entries. Each is written whole or not at all."""
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self.folder = folder
+        self.source = source
+
+    def get(self, key: str) -> Entry | None:
+        """Return an entry, or None."""
+        path = self.folder / key / _FACTS
+        return plain.loads(path.read_bytes(), Entry) if path.exists() else None
+
+    def put(self, key: str, model: Model, step: Step | None, seconds: float) -> Entry:
+        """Store a model."""
+        with new_folder(self.folder / key) as folder:
+            path = adapter_for(model.format).save(model, folder / _MODEL)
+            entry = Entry(key, Facts.of(model), str(path.relative_to(folder)), step, seconds)
+            write_text(folder / _FACTS, plain.dumps(entry))
+        return entry
+
+    def annotate(self, entry: Entry, measures: Mapping[str, Any]) -> Entry:
+        """Add measures to an entry."""
+        entry = Entry(entry.key, entry.facts, entry.file, entry.step, entry.seconds, measures)
+        write_text(self.folder / entry.key / _FACTS, plain.dumps(entry))
+        return entry
+
+    def stored(self, entry: Entry) -> Stored:
+        """Return the files of an entry."""
+        return Stored(entry.facts.format, self.folder / entry.key / entry.file, self.source)
+
+    def load(self, entry: Entry) -> Model:
+        """Open an entry's model afresh."""
+        stored = self.stored(entry)
+        if not stored.path.exists():
+            raise ModelError(f"{stored.path} has vanished from the cache; remove {self.folder / entry.key}")
+        payload = adapter_for(stored.format).load(stored.path, self.source)
+        return entry.facts.model(payload, self.source)
+
+
+def step_key(parent: str, step: Pass, seed: int, data: str) -> str:
+    """Return the key of a step; ``data`` is the fingerprint of the samples, of which it depends if it reads any."""
+    machine = this_machine()
+    return plain.fingerprint(
+        parent, step.name, settings(step), seed, data if step.reads else "", machine.flags, machine.versions
+    )
+
+
+def root_key(source: str, sample: str) -> str:
+    """Return the key of an original."""
+    return plain.fingerprint("original", source, sample, this_machine().versions)

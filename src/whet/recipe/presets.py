@@ -1,0 +1,92 @@
+"""Recipes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from whet.errors import RecipeError, did_you_mean
+from whet.recipe.recipe import Recipe
+from whet.types import Format
+
+Steps = list[Mapping[str, Any]]
+
+_OPTIMIZE: Steps = [{"pass": "optimize-graph"}]
+_CLEAN: Steps = [{"pass": "clean-graph"}]
+
+# What is done before a torch model is exported, and in ONNX after that.
+_PRESETS: Mapping[str, tuple[str, Steps, Steps]] = {
+    "graph-only": ("The float model, folded and cleaned: what a runtime alone gives.", [], []),
+    "half": ("Weights in float16: half the bytes, no CPU time won.", [], [{"pass": "half"}]),
+    "dynamic-int8": (
+        "INT8 weights, activations quantized as they come; no data needed.",
+        [],
+        [{"pass": "dynamic-int8"}],
+    ),
+    "static-int8": (
+        "INT8 weights and activations, ranges calibrated by percentile.",
+        [],
+        [{"pass": "static-int8", "calibration": "percentile"}],
+    ),
+    "combined": (
+        "40 % of the weights zeroed by magnitude, without recovery, then static INT8.",
+        [{"pass": "magnitude-prune", "sparsity": 0.4}],
+        [{"pass": "static-int8", "calibration": "percentile"}],
+    ),
+    "static-int8-minmax": (
+        "Static INT8, ranges from the extremes.",
+        [],
+        [{"pass": "static-int8", "calibration": "minmax"}],
+    ),
+    "static-int8-entropy": (
+        "Static INT8, ranges of least divergence.",
+        [],
+        [{"pass": "static-int8", "calibration": "entropy"}],
+    ),
+    "static-int8-edges": (
+        "Static INT8 but for the first and the last layer.",
+        [],
+        [{"pass": "static-int8", "calibration": "percentile", "float_edges": True}],
+    ),
+}  # fmt: skip
+
+# For models that stay in torch.
+_TORCH: Mapping[str, tuple[str, Steps]] = {
+    "torch-dynamic-int8": (
+        "INT8 weights of Linear, LSTM and GRU layers, in torch itself; no data needed.",
+        [{"pass": "dynamic-int8"}],
+    ),
+    "torch-half": ("Weights in float16, in torch itself: slower on a CPU.", [{"pass": "half"}]),
+    "torch-prune": (
+        "40 % of the weights zeroed by magnitude, without recovery, in torch itself.",
+        [{"pass": "magnitude-prune", "sparsity": 0.4}],
+    ),
+}
+
+IN_TORCH = tuple(_TORCH)
+NAMES = (*_PRESETS, *_TORCH)
+
+
+def preset(name: str, source: Format) -> Recipe:
+    """Return a recipe by name, for a source of this format.
+
+    Raises:
+        RecipeError: There is no preset of this name.
+    """
+    if name not in NAMES:
+        raise RecipeError(f"there is no preset {name!r}{did_you_mean(name, NAMES)} or a .toml file")
+    if name in _TORCH:
+        return Recipe.of(name, _TORCH[name][1], description=_TORCH[name][0])
+    description, before, after = _PRESETS[name]
+    export: Steps = [] if source is Format.ONNX else [{"pass": "export-onnx"}]
+    return Recipe.of(name, [*before, *export, *_OPTIMIZE, *after, *_CLEAN], description=description)
+
+
+def recipe(given: str | Path | Recipe, source: Format) -> Recipe:
+    """Return a recipe as given: one already, a ``.toml`` file, or a preset's name."""
+    if isinstance(given, Recipe):
+        return given
+    if str(given).endswith(".toml"):
+        return Recipe.load(Path(given))
+    return preset(str(given), source)

@@ -1,0 +1,146 @@
+"""The recipe: ordered passes, from TOML or Python, checked before any work."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from whet import plain
+from whet.errors import RecipeError, did_you_mean
+from whet.passes.base import Pass
+from whet.passes.registry import pass_class
+from whet.types import Format, TraitKind
+
+_KEYS = {"name", "seed", "steps", "description"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Passes in order.
+
+    Attributes:
+        name: Of the candidate and its folder: letters, digits, dots, dashes.
+        steps: The passes.
+        seed: For whatever they draw.
+        description: A line for the report.
+    """
+
+    name: str
+    steps: tuple[Pass, ...]
+    seed: int = 0
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a name that cannot be a folder's."""
+        if not re.fullmatch(r"[\w][\w.+-]*", self.name):
+            raise RecipeError(f"{self.name!r} cannot name a recipe; use letters, digits, '.', '-', '+' and '_'")
+
+    @classmethod
+    def of(
+        cls, name: str, steps: Iterable[Pass | Mapping[str, Any]], seed: int = 0, description: str = ""
+    ) -> Recipe:
+        """Build a recipe of passes, or of mappings as they stand in TOML: ``{"pass": "half"}``."""
+        built = tuple(step if isinstance(step, Pass) else read_step(step, at) for at, step in enumerate(steps, 1))
+        return cls(name, built, seed, description)
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a ``.toml`` file.
+
+        Raises:
+            RecipeError: It is not there, no TOML, or has keys or values that no pass knows.
+        """
+        try:
+            content = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise RecipeError(f"cannot read the recipe {path}: {error.strerror}; check the path") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} is not valid TOML: {error}") from error
+        unknown = sorted(set(content) - _KEYS)
+        if unknown:
+            raise RecipeError(f"{path.name} has an unknown key {unknown[0]!r}{did_you_mean(unknown[0], _KEYS)}")
+        steps = content.get("steps")
+        if not isinstance(steps, list) or not steps:
+            raise RecipeError(f"{path.name} has no steps; write [[steps]] with pass = 'name' below it")
+        try:
+            return cls.of(
+                str(content.get("name", path.stem)), steps, int(content.get("seed", 0)),
+                str(content.get("description", "")),
+            )  # fmt: skip
+        except RecipeError as error:
+            raise RecipeError(f"{path.name}: {error}") from error
+
+    def dumps(self) -> str:
+        """Return the recipe as TOML, resolved: every default spelled out."""
+        import tomli_w
+
+        head: dict[str, Any] = {"name": self.name, "seed": self.seed}
+        if self.description:
+            head["description"] = self.description
+        steps = [{"pass": step.name, **settings(step)} for step in self.steps]
+        return tomli_w.dumps({**head, "steps": steps})
+
+    def check(self, source: Format, traits: Iterable[TraitKind] = ()) -> Format:
+        """Fold formats and traits through all steps; return the format at the end.
+
+        Raises:
+            RecipeError: A step does not run on what the steps before it leave, or would erase what they made.
+        """
+        have, made = set(traits), set[TraitKind]()
+        for at, step in enumerate(self.steps, 1):
+            where = f"recipe {self.name!r}, step {at}"
+            try:
+                step.check(source)
+            except RecipeError as error:
+                raise RecipeError(f"{where}: {error}") from error
+            for kind, reason in step.refuses.items():
+                if kind in have:
+                    raise RecipeError(f"{where}: {step.name} does not run on a {kind} model: {reason}")
+            lost = made & step.erases
+            if lost:
+                raise RecipeError(f"{where}: {step.name} would erase what an earlier step made ({', '.join(lost)})")
+            have = (have - step.erases) | step.establishes
+            made |= step.establishes
+            source = step.output_format(source)
+        return source
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides what the recipe does."""
+        return plain.fingerprint(self.seed, [[step.name, settings(step)] for step in self.steps])
+
+
+def settings(step: Pass) -> dict[str, Any]:
+    """Return the settings of a pass as plain data, defaults included."""
+    return {field.name: plain.builtins(getattr(step, field.name)) for field in fields(step)}
+
+
+def read_step(step: Mapping[str, Any], at: int = 1) -> Pass:
+    """Build a pass out of one ``[[steps]]`` table.
+
+    Raises:
+        RecipeError: No such pass or setting, or a value it does not take.
+    """
+    if not isinstance(step, Mapping) or "pass" not in step:
+        raise RecipeError(f"step {at} does not name its pass; write pass = 'static-int8', for example")
+    kind = pass_class(str(step["pass"]))
+    known = {field.name for field in fields(kind)}
+    given = {key: value for key, value in step.items() if key != "pass"}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise RecipeError(f"step {at}: {kind.name} has no setting {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"step {at}: {kind.name}: {_readable(str(error))}") from error
+
+
+def _readable(message: str) -> str:
+    """Turn msgspec's ``Expected `float` < 1.0 - at `$.sparsity``` round: the setting first."""
+    problem, _, place = message.partition(" - at `$.")
+    return f"{place.rstrip('`')}: {problem[0].lower()}{problem[1:]}" if place else message

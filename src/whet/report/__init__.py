@@ -1,0 +1,1 @@
+"""REPORT: Markdown and figures, from saved results alone."""

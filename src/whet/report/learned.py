@@ -1,0 +1,157 @@
+"""What we learned: sentences, each backed by a number of this run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from whet.report.rows import Row, rows, runtime_gain
+from whet.search.outcome import Outcome
+from whet.trials.problem import Result, StepReport
+from whet.trials.trial import FLOAT
+
+_NOTABLE = 0.005  # of a drop
+
+
+def sentences(outcome: Outcome) -> list[str]:
+    """Return what the numbers of a run say, the most useful first."""
+    table = [row for row in rows(outcome) if row.failure is None]
+    candidates = [row for row in table if row.name not in ("original", FLOAT)]
+    return [
+        *_runtime(outcome),
+        *_best(candidates),
+        *_slower(candidates),
+        *_steps(outcome),
+        *_sparsity(outcome),
+        *_layer_types(outcome),
+        *_skipped(outcome),
+        *_export(outcome),
+        *_failures(outcome),
+    ]
+
+
+def _runtime(outcome: Outcome) -> Iterator[str]:
+    gains = runtime_gain(outcome)
+    if gains and outcome.original.format != "onnx":
+        told = " and ".join(f"{item.value:.2f}x at batch {size}" for size, item in gains.items())
+        yield f"The runtime alone, without any compression, gave {told} over the model as given."
+
+
+def _best(candidates: list[Row]) -> Iterator[str]:
+    timed = [row for row in candidates if row.speedup_float]
+    if timed:
+        fastest = max(timed, key=lambda row: row.overall or 0.0)
+        told = " and ".join(
+            f"{item.value:.2f}x at batch {size}" for size, item in (fastest.speedup_float or {}).items()
+        )
+        yield (
+            f"The fastest candidate, `{fastest.name}`, gave {told} over the float model in the same runtime, "
+            f"at a drop of {fastest.drop:.4f}."
+        )
+    sized = [row for row in candidates if row.size_bytes]
+    if sized:
+        smallest = min(sized, key=lambda row: row.size_bytes or 0.0)
+        yield (
+            f"The smallest file, of `{smallest.name}`, takes {smallest.size_bytes:,.0f} bytes "
+            f"({smallest.deflated_bytes:,.0f} deflated), at a drop of {smallest.drop:.4f}."
+        )
+
+
+def _slower(candidates: list[Row]) -> Iterator[str]:
+    """Name what made the model slower than the float model in the same runtime, beyond the measurement's doubt."""
+    for row in candidates:
+        for size, item in (row.speedup_float or {}).items():
+            if item.interval is not None and item.interval.high is not None and item.interval.high < 1:
+                yield (
+                    f"`{row.name}` is slower than the float model at batch {size}: {item.value:.2f}x "
+                    f"({item.interval.low:.2f} to {item.interval.high:.2f})."
+                )
+
+
+def _steps(outcome: Outcome) -> Iterator[str]:
+    """Name the steps that cost quality."""
+    told = set()
+    for result in outcome.results:
+        for before, after in _pairs(result):
+            if before.value is None or after.value is None or after.key in told:
+                continue
+            lost = (before.value - after.value) * (-1 if outcome.original.goal == "min" else 1)
+            if outcome.original.goal == "min" and before.value:
+                lost /= before.value
+            if lost > _NOTABLE:
+                told.add(after.key)
+                yield (
+                    f"In `{result.name}`, the step `{after.name}` cost {lost:.4f} of {outcome.original.metric} "
+                    f"({before.value:.4f} to {after.value:.4f} on the samples candidates are ranked by)."
+                )
+
+
+def _sparsity(outcome: Outcome) -> Iterator[str]:
+    """Say what zeros saved: time hardly, deflated bytes yes."""
+    for result in outcome.results:
+        for before, after in _pairs(result):
+            share = after.notes.get("sparsity")
+            if share is None or not before.latency_ms or not after.latency_ms:
+                continue
+            yield (
+                f"In `{result.name}`, {share:.0%} zeros left the file at {after.size_bytes:,} bytes "
+                f"({before.size_bytes:,} before) and one call at {after.latency_ms:.3f} ms "
+                f"({before.latency_ms:.3f} before): unstructured zeros save neither; they save deflated bytes."
+            )
+
+
+def _layer_types(outcome: Outcome) -> Iterator[str]:
+    """Say which layer types lost most of their weights' signal to quantization or pruning."""
+    told = set()
+    for result in outcome.results:
+        for step in result.steps:
+            by_type = step.notes.get("weight_sqnr_db_by_type")
+            if not by_type or step.key in told:
+                continue
+            told.add(step.key)
+            listed = ", ".join(
+                f"{kind} {value:.1f} dB" for kind, value in sorted(by_type.items(), key=lambda kv: kv[1])
+            )
+            yield f"`{step.name}` in `{result.name}` left the weights a signal-to-noise ratio of: {listed}."
+
+
+def _skipped(outcome: Outcome) -> Iterator[str]:
+    """Say what was left alone and why, but for what the recipe itself excluded."""
+    told = set()
+    for result in outcome.results:
+        for step in result.steps:
+            reasons = Counter(item.reason for item in step.skipped if not _wanted(item.reason))
+            for reason, count in reasons.items():
+                if (step.name, reason) not in told:
+                    told.add((step.name, reason))
+                    layers = "layer" if count == 1 else "layers"
+                    yield f"`{step.name}` in `{result.name}` left {count} {layers} alone: {reason}."
+
+
+def _wanted(reason: str) -> bool:
+    return "matrix or kernel" in reason or "excluded by" in reason or "float_edges" in reason
+
+
+def _export(outcome: Outcome) -> Iterator[str]:
+    if outcome.original.float_failure:
+        yield f"The export to ONNX failed: {outcome.original.float_failure}."
+    for result in outcome.results:
+        for step in result.steps:
+            if step.name == "export-onnx":
+                off = step.notes.get("max_rel_difference", 0.0)
+                flushed = step.notes.get("subnormals_flushed", 0)
+                yield (
+                    f"The export to ONNX reproduces the model to {off:.1e} of its greatest output; "
+                    f"{flushed} subnormal weights were set to zero."
+                )
+                return
+
+
+def _failures(outcome: Outcome) -> Iterator[str]:
+    for result in outcome.results:
+        if result.failure is not None:
+            yield f"`{result.name}` failed ({result.failure.kind}): {result.failure.message}."
+
+
+def _pairs(result: Result) -> Iterator[tuple[StepReport, StepReport]]:
+    yield from zip(result.steps, result.steps[1:], strict=False)

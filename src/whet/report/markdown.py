@@ -1,0 +1,258 @@
+"""The report as Markdown: the verdict first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from whet.measure.measurement import Interval, Measurement
+from whet.measure.quality import Comparison
+from whet.report.learned import sentences
+from whet.report.rows import Row, batch_sizes, rows, runtime_gain
+from whet.search.choice import pareto
+from whet.search.outcome import Outcome
+from whet.trials.problem import Result
+
+
+def report(outcome: Outcome, figures: Sequence[Path]) -> str:
+    """Return ``report.md``; figures are named relative to it."""
+    lines = [f"# whet report: {outcome.original.name}", ""]
+    lines += _verdict(outcome)
+    if outcome.warnings:
+        lines += ["", "## Read this first", "", *(f"- {warning}" for warning in outcome.warnings)]
+    lines += ["", "## Candidates", "", *_table(outcome)]
+    names = pareto(outcome.results)
+    lines += ["", f"Beaten by no other in speed, size and quality at once: {', '.join(names) or 'none'}."]
+    lines += ["", *_ranking(outcome)]
+    lines += ["", "## What the runtime gave and what the compression gave", "", *_gains(outcome)]
+    lines += ["", "## What each step cost", "", *_steps(outcome)]
+    if outcome.proof is not None:
+        lines += ["", f"## {outcome.proof.chosen} on test", "", *_proof(outcome)]
+    lines += ["", "## Figures", ""]
+    lines += [f"![{path.stem}](figures/{path.name})" for path in figures]
+    lines += ["", "## What we learned", "", *(f"- {sentence}" for sentence in sentences(outcome))]
+    lines += ["", "## How it was measured", "", *_conditions(outcome), ""]
+    return "\n".join(lines)
+
+
+def candidate_page(result: Result, outcome: Outcome) -> str:
+    """Return ``<recipe>-metrics.md``: every number of one candidate."""
+    lines = [f"# {result.name}", "", result.description, ""]
+    if result.failure is not None:
+        return "\n".join([*lines, f"Failed ({result.failure.kind}): {result.failure.message}", ""])
+    if result.verdicts:
+        lines += ["## Verdict", "", *(f"- **{v.answer}** {v.claim}: {v.evidence}" for v in result.verdicts), ""]
+    if result.quality is not None:
+        lines += [
+            f"## Quality on {result.part}, {result.quality.samples} samples",
+            "",
+            "| metric | value |",
+            "|---|---|",
+        ]
+        lines += [f"| {name} | {_number(value)} |" for name, value in result.quality.scores.items()]
+    if result.comparison is not None:
+        lines += ["", "## Against the original", "", *_against(result.comparison)]
+    lines += ["", "## Numbers", "", "| metric | value | interval | unit | conditions |", "|---|---|---|---|---|"]
+    lines += [_measurement(item) for item in result.measurements]
+    lines += ["", "## Steps", "", *_step_table(result, outcome), ""]
+    return "\n".join(lines)
+
+
+def _verdict(outcome: Outcome) -> Iterator[str]:
+    if outcome.proof is not None:
+        yield f"**{outcome.answer}**: `{outcome.proof.chosen}`, on {outcome.proof.comparison.samples} test samples"
+        yield "that decided nothing else, measured on the shipped file in a fresh process."
+        yield ""
+        yield from _claims(outcome.proof.verdicts)
+        return
+    yield f"**{outcome.answer}** over {len(outcome.results) - 1} recipes, each judged on the same test samples; the"
+    yield "intervals hold for all of them at once, and none is chosen."
+    for result in outcome.results[1:]:
+        yield ""
+        yield f"### {result.name}"
+        yield ""
+        if result.failure is not None:
+            yield f"Failed ({result.failure.kind}): {result.failure.message}"
+        else:
+            yield from _claims(result.verdicts)
+
+
+def _claims(verdicts) -> Iterator[str]:  # type: ignore[no-untyped-def]
+    yield "| answer | claim | evidence | would be settled by |"
+    yield "|---|---|---|---|"
+    for item in verdicts:
+        needed = f"about {item.needed_samples:,}" if item.needed_samples else ""
+        if item.answer == "INCONCLUSIVE" and not needed:
+            needed = "no number: it lies at the limit"
+        yield f"| **{item.answer}** | {item.claim} | {item.evidence} | {needed} |"
+
+
+def _table(outcome: Outcome) -> Iterator[str]:
+    sizes = batch_sizes(outcome)
+    part = outcome.results[0].part if outcome.results else "select"
+    heads = ["candidate", f"{outcome.original.metric} ({part})", "drop", *(f"ms, batch {size}" for size in sizes)]
+    heads += [
+        *(f"speed-up, batch {size}" for size in sizes),
+        "bytes",
+        "smaller",
+        "deflated",
+        "deflation",
+        "peak memory",
+    ]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
+    for row in rows(outcome):
+        if row.failure:
+            yield f"| {row.name} | failed: {row.failure} |{' |' * (len(heads) - 2)}"
+            continue
+        mark = " **(chosen)**" if row.chosen else ""
+        cells = [f"{row.name}{mark}", _number(row.value), _drop(row)]
+        cells += [_number((row.latency_ms or {}).get(size)) for size in sizes]
+        cells += [_ratio((row.speedup or {}).get(size)) for size in sizes]
+        cells += [_bytes(row.size_bytes), _smaller(row, outcome), _bytes(row.deflated_bytes)]
+        cells += [f"{row.deflation_percent:.0f} %" if row.deflation_percent is not None else "-"]
+        cells += [f"{row.memory_bytes / 2**20:.0f} MiB" if row.memory_bytes else "-"]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield "Speed-ups are against the model as given; sizes against its weights in float32."
+
+
+def _ranking(outcome: Outcome) -> Iterator[str]:
+    if not outcome.ranking:
+        return
+    yield "## Why this one"
+    yield ""
+    for place, item in enumerate(outcome.ranking, 1):
+        yield f"{place}. `{item.name}`: {'' if item.eligible else '**rejected**: '}{item.reason}"
+    if outcome.not_tried:
+        yield ""
+        yield f"Not tried, for want of time: {', '.join(outcome.not_tried)}."
+
+
+def _gains(outcome: Outcome) -> Iterator[str]:
+    runtime = runtime_gain(outcome)
+    yield "| candidate | batch | runtime alone | compression on top | together |"
+    yield "|---|---|---|---|---|"
+    for row in rows(outcome):
+        for size, item in (row.speedup or {}).items():
+            on_top = (row.speedup_float or {}).get(size)
+            alone = _ratio(runtime.get(size)) if outcome.original.format != "onnx" else "1.00x (given as ONNX)"
+            compression = _ratio(on_top) if on_top else (_ratio(item) if outcome.original.format == "onnx" else "-")
+            yield f"| {row.name} | {size} | {alone} | {compression} | {_ratio(item)} |"
+
+
+def _steps(outcome: Outcome) -> Iterator[str]:
+    metric = outcome.original.metric
+    yield f"| candidate | step | format | {metric} (select) | bytes | ms, one call | layers changed | left alone |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for result in outcome.results:
+        for step in result.steps:
+            numbers = f"{_number(step.value)} | {step.size_bytes:,} | {_number(step.latency_ms)}"
+            layers = f"{step.changed} | {len(step.skipped)}"
+            yield f"| {result.name} | {step.name} | {step.format} | {numbers} | {layers} |"
+    yield ""
+    yield "Latencies of steps are quick looks, in the usual runtime of each format; claims rest on the paired ones."
+
+
+def _step_table(result: Result, outcome: Outcome) -> Iterator[str]:
+    metric = f"{outcome.original.metric} (select)"
+    yield f"| step | format | {metric} | bytes | ms, one call | changed | left alone | notes |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for step in result.steps:
+        notes = "; ".join(
+            f"{key} {_short(value)}" for key, value in step.notes.items() if not isinstance(value, dict)
+        )
+        numbers = f"{_number(step.value)} | {step.size_bytes:,} | {_number(step.latency_ms)}"
+        yield f"| {step.name} | {step.format} | {numbers} | {step.changed} | {len(step.skipped)} | {notes} |"
+
+
+def _proof(outcome: Outcome) -> Iterator[str]:
+    proof = outcome.proof
+    assert proof is not None
+    yield "| metric | as given | shipped |"
+    yield "|---|---|---|"
+    for name, value in proof.quality.scores.items():
+        yield f"| {name} | {_number(proof.original.scores.get(name))} | {_number(value)} |"
+    yield ""
+    yield from _against(proof.comparison, outcome.original.classes)
+
+
+def _against(compared: Comparison, names: Sequence[str] = ()) -> Iterator[str]:
+    yield (
+        f"{compared.metric} {_number(compared.before)} before, {_number(compared.after)} after: worse by "
+        f"{compared.drop:.4f} ({_limits(compared.interval)})."
+    )
+    if compared.lost is not None:
+        yield f"{compared.lost} samples became wrong, {compared.won} became right."
+    told = ", ".join(f"{name} {_number(value)}" for name, value in compared.fidelity.items())
+    yield f"Against the original's outputs: {told}."
+    if compared.classes:
+        yield ""
+        yield "| class | samples | before | after | worse by | limits, all classes at once |"
+        yield "|---|---|---|---|---|---|"
+        for item in compared.classes:
+            name = names[item.label] if item.label < len(names) else str(item.label)
+            yield (
+                f"| {name} | {item.samples} | {item.before:.4f} | {item.after:.4f} | {item.drop:+.4f} | "
+                f"{item.interval.low:+.4f} to {item.interval.high:+.4f} |"
+            )
+
+
+def _conditions(outcome: Outcome) -> Iterator[str]:
+    machine = outcome.machine
+    yield f"- {machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), {machine.system}"
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    yield f"- Python {machine.python}, {versions}"
+    yield f"- samples: {', '.join(f'{part} {count}' for part, count in outcome.original.splits.items())}"
+    macs = f"{outcome.original.macs:,}" if outcome.original.macs is not None else "unknown"
+    yield f"- the model as given: {outcome.original.parameters:,} parameters, {macs} MACs a sample"
+    yield "- latency: paired alternating rounds after a warm-up; ratios of medians, bootstrap intervals over rounds"
+    yield "- quality: paired sample by sample; limits are one-sided"
+    yield f"- the whole took {outcome.seconds:.0f} s"
+
+
+def _drop(row: Row) -> str:
+    if row.drop is None:
+        return "-"
+    return f"{row.drop:+.4f}" if row.interval is None else f"{row.drop:+.4f} ({_range(row.interval)})"
+
+
+def _smaller(row: Row, outcome: Outcome) -> str:
+    return f"{outcome.original.float_bytes / row.size_bytes:.2f}x" if row.size_bytes else "-"
+
+
+def _ratio(item: Measurement | None) -> str:
+    if item is None or item.value is None:
+        return "-"
+    return f"{item.value:.2f}x ({_range(item.interval)})" if item.interval else f"{item.value:.2f}x"
+
+
+def _range(interval: Interval) -> str:
+    low = "-inf" if interval.low is None else f"{interval.low:.3g}"
+    high = "inf" if interval.high is None else f"{interval.high:.3g}"
+    return f"{low} to {high}"
+
+
+def _limits(interval: Interval) -> str:
+    side = "one-sided" if interval.one_sided else "two-sided"
+    return f"{interval.confidence:.1%} {side} limits {_range(interval)}, {interval.method}"
+
+
+def _measurement(item: Measurement) -> str:
+    interval = _range(item.interval) if item.interval else ""
+    told = ", ".join(f"{key} {value}" for key, value in item.conditions.items())
+    return f"| {item.metric} | {_number(item.value)} | {interval} | {item.unit} | {told} |"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+
+
+def _bytes(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

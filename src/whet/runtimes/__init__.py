@@ -1,0 +1,1 @@
+"""RUN: the engines that execute artifacts, behind one port."""

@@ -1,0 +1,179 @@
+"""The port to a runtime, how an artifact is deployed in it, and the table of runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+
+import numpy as np
+
+from whet.errors import RecipeError, SignatureError, did_you_mean
+from whet.lazy import resolve
+from whet.models.model import Stored
+from whet.types import Format, Signature
+
+if TYPE_CHECKING:
+    from whet.types import Array, Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """How an artifact is run.
+
+    Attributes:
+        runtime: A name of the table; empty for the usual one of the artifact's format.
+        options: The runtime's own, checked before any work: ``{"graph_level": "all"}``.
+        threads: For the arithmetic inside one operator.
+        batch_sizes: Samples in one call, each measured.
+    """
+
+    runtime: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    batch_sizes: tuple[int, ...] = (1, 32)
+
+
+class Session(Protocol):
+    """An artifact, opened. A context manager."""
+
+    facts: Mapping[str, Any]
+    """What was really used: provider, threads, graph level, version."""
+
+    def run(self, batch: Batch) -> dict[str, Array]:
+        """Return the named outputs of a batch whose names, types and shapes fit."""
+
+    def close(self) -> None:
+        """Let go of the artifact."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+
+
+class Runtime(Protocol):
+    """One engine. ``whet.testing.RuntimeContract`` is its conformance suite."""
+
+    name: str
+    formats: tuple[Format, ...]
+    options: Mapping[str, tuple[Any, ...]]
+    """Known options with the values each may take; an empty tuple is any value."""
+
+    def open(self, stored: Stored, deployment: Deployment) -> Session:
+        """Open an artifact.
+
+        Raises:
+            RuntimeFailure: The engine refuses it.
+        """
+
+
+_RUNTIMES = {
+    "torch": ("whet.runtimes.torch:TorchRuntime", "torch"),
+    "onnxruntime": ("whet.runtimes.onnxruntime:OnnxRuntime", "onnx"),
+}
+_USUAL = {Format.TORCH: "torch", Format.ONNX: "onnxruntime"}
+
+
+def runtime_for(deployment: Deployment, wanted: Format) -> Runtime:
+    """Return the runtime of a deployment, checked against the format and its options.
+
+    Raises:
+        RecipeError: No such runtime, it does not run the format, or an option is unknown.
+    """
+    name = deployment.runtime or usual(wanted)
+    if name not in _RUNTIMES:
+        raise RecipeError(f"unknown runtime {name!r}{did_you_mean(name, _RUNTIMES)}")
+    runtime = cast("Runtime", resolve(*_RUNTIMES[name])())
+    if wanted not in runtime.formats:
+        raise RecipeError(f"{name} does not run {wanted} models; it runs {', '.join(runtime.formats)}")
+    for key, value in deployment.options.items():
+        if key not in runtime.options:
+            raise RecipeError(f"{name} has no option {key!r}{did_you_mean(key, runtime.options)}")
+        known = runtime.options[key]
+        if known and value not in known:
+            raise RecipeError(f"{name}'s {key} is one of {', '.join(map(str, known))}, not {value!r}")
+    return runtime
+
+
+def usual(wanted: Format) -> str:
+    """Return the name of the runtime that a format is usually run in."""
+    if wanted not in _USUAL:
+        raise RecipeError(f"this version of whet has no runtime for {wanted} models")
+    return _USUAL[wanted]
+
+
+def formats_of(name: str) -> tuple[Format, ...]:
+    """Return the formats that a runtime runs.
+
+    Raises:
+        RecipeError: No such runtime.
+    """
+    if name not in _RUNTIMES:
+        raise RecipeError(f"unknown runtime {name!r}{did_you_mean(name, _RUNTIMES)}")
+    return cast("Runtime", resolve(*_RUNTIMES[name])()).formats
+
+
+def names() -> tuple[str, ...]:
+    """Return the known runtimes."""
+    return tuple(_RUNTIMES)
+
+
+def open_session(stored: Stored, deployment: Deployment) -> Session:
+    """Open an artifact in its deployment's runtime."""
+    return runtime_for(deployment, stored.format).open(stored, deployment)
+
+
+def predict(session: Session, signature: Signature, batches: Iterable[Batch]) -> dict[str, Array]:
+    """Run batches and return each output whole, (N, ...).
+
+    A model of a fixed batch length is fed that many samples at a time; the last lot is padded and cut again.
+    """
+    collected: dict[str, list[Array]] = {}
+    for batch in batches:
+        for name, array in _run(session, signature, signature.bind(batch)).items():
+            collected.setdefault(name, []).append(array)
+    return {name: np.concatenate(arrays) for name, arrays in collected.items()}
+
+
+def _run(session: Session, signature: Signature, batch: Batch) -> dict[str, Array]:
+    count = len(next(iter(batch.values())))
+    fixed = signature.batch
+    if fixed is None or fixed == count:
+        outputs = session.run(batch)
+        for name, array in outputs.items():
+            if array.ndim == 0 or len(array) != count:
+                raise SignatureError(
+                    f"output {name!r} has shape {list(array.shape)} for {count} samples; axis 0 must be the sample"
+                )
+        return outputs
+    parts: dict[str, list[Array]] = {}
+    for start in range(0, count, fixed):
+        lot = {name: _padded(array[start : start + fixed], fixed) for name, array in batch.items()}
+        for name, array in session.run(lot).items():
+            parts.setdefault(name, []).append(array[: min(fixed, count - start)])
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _padded(array: Array, length: int) -> Array:
+    short = length - len(array)
+    return array if short == 0 else np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
+
+
+class Closing:
+    """What every session's context manager does."""
+
+    def close(self) -> None:
+        """Let go of the artifact; overridden where there is something to let go of."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

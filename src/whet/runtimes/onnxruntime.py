@@ -1,0 +1,79 @@
+"""ONNX Runtime, on the GPU where it has one and on the CPU else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+
+from whet.errors import RuntimeFailure
+from whet.models.model import Stored
+from whet.runtimes.base import Closing, Deployment
+from whet.types import Format
+
+if TYPE_CHECKING:
+    from whet.types import Array, Batch
+
+_LEVELS = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+_PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+
+
+class OnnxRuntime:
+    """Runs ONNX files."""
+
+    name = "onnxruntime"
+    formats = (Format.ONNX,)
+    options: Mapping[str, tuple[Any, ...]] = {"graph_level": tuple(_LEVELS), "provider": tuple(_PROVIDERS)}
+
+    def open(self, stored: Stored, deployment: Deployment) -> OnnxSession:
+        """Open a file; ``provider`` is the fastest that is there unless asked for."""
+        available = onnxruntime.get_available_providers()
+        asked = deployment.options.get("provider")
+        if asked and _PROVIDERS[asked] not in available:
+            raise RuntimeFailure(f"this onnxruntime has no {asked} provider; it has {', '.join(available)}")
+        wanted = [_PROVIDERS[asked]] if asked else [name for name in _PROVIDERS.values() if name in available]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = deployment.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = _LEVELS[deployment.options.get("graph_level", "all")]
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(stored.path), options, providers=wanted)
+        except Exception as error:  # onnxruntime raises its own kinds, without a common base
+            raise RuntimeFailure(f"ONNX Runtime cannot open {stored.path.name}: {_reason(error)}") from error
+        facts = {
+            "runtime": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "provider": session.get_providers()[0],
+            "threads": deployment.threads,
+            "graph_level": deployment.options.get("graph_level", "all"),
+        }
+        return OnnxSession(session, facts)
+
+
+class OnnxSession(Closing):
+    """An inference session, run on arrays."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, facts: Mapping[str, Any]) -> None:
+        self.facts = facts
+        self._session = session
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, batch: Batch) -> dict[str, Array]:
+        """Run the session."""
+        try:
+            values = self._session.run(self._outputs, dict(batch))
+        except Exception as error:
+            raise RuntimeFailure(f"ONNX Runtime cannot run the model: {_reason(error)}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def _reason(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

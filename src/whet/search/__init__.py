@@ -1,0 +1,1 @@
+"""SEARCH: candidates, the journal on disk, the choice, and its proof."""

@@ -1,0 +1,53 @@
+"""The candidates of an ``optimize``: a fixed set, made for the source at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from whet.errors import RecipeError
+from whet.recipe.presets import IN_TORCH, preset
+from whet.recipe.recipe import Recipe
+from whet.runtimes.base import formats_of, runtime_for
+from whet.trials.problem import Candidate, Problem
+from whet.trials.trial import FLOAT
+from whet.types import Format
+
+# The likeliest first: where time is short, the rest are not tried.
+_TRIED = (
+    "graph-only",
+    "static-int8",
+    "dynamic-int8",
+    "static-int8-edges",
+    "half",
+    "static-int8-minmax",
+    "static-int8-entropy",
+    "combined",
+)
+
+
+def candidates(problem: Problem) -> list[Candidate]:
+    """Return what is tried, checked: recipes that cannot work never reach a child process."""
+    source, runtime = problem.source.format, problem.deployment.runtime
+    tried = _TRIED if not runtime or Format.ONNX in formats_of(runtime) else IN_TORCH
+    return deploy(problem, [preset(name, source) for name in tried])
+
+
+def deploy(problem: Problem, recipes: Sequence[Recipe]) -> list[Candidate]:
+    """Return a candidate for each recipe, in the problem's deployment.
+
+    Raises:
+        RecipeError: A recipe cannot work on the source, its end is not what the runtime runs, or two share a name.
+    """
+    found: list[Candidate] = []
+    names: set[str] = set()
+    for recipe in recipes:
+        if recipe.name in names or recipe.name == FLOAT:
+            raise RecipeError(f"two recipes are named {recipe.name!r}; give each a name of its own")
+        names.add(recipe.name)
+        end = recipe.check(problem.source.format)
+        try:
+            runtime_for(problem.deployment, end)
+        except RecipeError as error:
+            raise RecipeError(f"recipe {recipe.name!r} leaves a {end} model: {error}") from error
+        found.append(Candidate(recipe, problem.deployment))
+    return found

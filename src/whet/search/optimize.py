@@ -1,0 +1,218 @@
+"""Optimize: try candidates, choose on ``select``, prove on ``test``, ship."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from whet import plain
+from whet.bundle import write
+from whet.errors import PassError
+from whet.isolate import Limits
+from whet.machine import this_machine
+from whet.measure import verdict
+from whet.measure.measurement import Measurement, speedups, value_of
+from whet.measure.quality import Comparison
+from whet.measure.verdict import Budget, Verdict, overall
+from whet.progress import Event, OnEvent
+from whet.recipe.recipe import Recipe
+from whet.search import outcome as outcomes
+from whet.search.choice import Ranked, rank
+from whet.search.outcome import Outcome, Proof
+from whet.search.run_folder import held
+from whet.storage import write_text
+from whet.trials import jobs, trial
+from whet.trials.problem import Candidate, Original, Problem, Result, Scope
+
+_MINUTES_EACH = 30  # that one candidate may take where no time was given
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a command asks of a search: the problem, the candidates, the time."""
+
+    problem: Problem
+    candidates: Sequence[Candidate]
+    command: Mapping[str, Any]
+    within: float | None = None
+
+
+def optimize(order: Order, on_event: OnEvent) -> Outcome:
+    """Search, choose, prove and ship; or go on where the same command stopped.
+
+    Raises:
+        UserError: The model, the data or the folder cannot be used.
+    """
+    problem = order.problem
+    with held(problem.folder, order.command):
+        if (problem.folder / outcomes.FILE).exists():
+            return outcomes.load(problem.folder)
+        started = time.monotonic()
+        original, baseline = _original(order, on_event)
+        results, not_tried = _try_all(order, original, Scope(), started, on_event)
+        ranking = rank([baseline, *results], problem.budget)
+        chosen = next((item.name for item in ranking if item.eligible), trial.FLOAT)
+        proof = _prove(problem, original, baseline, chosen, on_event)
+        found = Outcome(
+            command=order.command,
+            kind="optimize",
+            original=original,
+            results=(baseline, *results),
+            ranking=tuple(ranking),
+            not_tried=not_tried,
+            proof=proof,
+            budget=problem.budget,
+            warnings=_warnings(original, ranking, proof),
+            machine=this_machine(),
+            seconds=time.monotonic() - started,
+            original_on_part=proof.original,
+        )
+        write_text(problem.folder / outcomes.FILE, plain.dumps(found))
+        return found
+
+
+def run(order: Order, on_event: OnEvent) -> Outcome:
+    """Compare fixed recipes side by side on ``test``, with intervals that hold for all at once; choose nothing.
+
+    Raises:
+        UserError: The model, the data or the folder cannot be used.
+    """
+    problem = order.problem
+    with held(problem.folder, order.command):
+        if (problem.folder / outcomes.FILE).exists():
+            return outcomes.load(problem.folder)
+        started = time.monotonic()
+        original, baseline = _original(order, on_event, Scope("test", len(order.candidates)))
+        results, not_tried = _try_all(order, original, Scope("test", len(order.candidates)), started, on_event)
+        judged = tuple(
+            replace(result, verdicts=_judge(result, original, baseline, problem.budget)) for result in results
+        )
+        for result in judged:
+            if result.failure is None:
+                write.amend(trial.bundle_folder(problem, result.name), result.measurements, result.verdicts, 1)
+        found = Outcome(
+            command=order.command,
+            kind="run",
+            original=original,
+            results=(baseline, *judged),
+            ranking=(),
+            not_tried=not_tried,
+            proof=None,
+            budget=problem.budget,
+            warnings=_warnings(original, (), None),
+            machine=this_machine(),
+            seconds=time.monotonic() - started,
+        )
+        write_text(problem.folder / outcomes.FILE, plain.dumps(found))
+        return found
+
+
+def verdicts_on(
+    numbers: Sequence[Measurement], compared: Comparison, original: Original, baseline: Result, budget: Budget
+) -> tuple[Verdict, ...]:
+    """Return one verdict a claim: quality, classes where asked, speed at each batch size, size."""
+    found = [verdict.quality(compared, budget)]
+    per_class = verdict.classes(compared, budget)
+    if per_class is not None:
+        found.append(per_class)
+    found += [verdict.speed(item, budget) for item in speedups(numbers, "original")]
+    sized, float_size = value_of(numbers, "size_bytes"), value_of(baseline.measurements, "size_bytes")
+    assert sized is not None
+    assert float_size is not None
+    return (*found, verdict.size(int(sized), original.float_bytes, int(float_size), budget))
+
+
+def _judge(result: Result, original: Original, baseline: Result, budget: Budget) -> tuple[Verdict, ...]:
+    """Return the verdicts on a result that was measured on ``test``; none on one that failed."""
+    if result.comparison is None:
+        return ()
+    return verdicts_on(result.measurements, result.comparison, original, baseline, budget)
+
+
+def _original(order: Order, on_event: OnEvent, scope: Scope = Scope()) -> tuple[Original, Result]:  # noqa: B008
+    """Establish the original, and measure and bundle its float form as RUN/baseline."""
+    problem = order.problem
+    limits = trial.default_limits()
+    on_event(Event("candidates", 0, len(order.candidates) + 2, "the model as given"))
+    original = trial.establish(problem, limits, on_event)
+    exported = original.float_key not in (None, original.root)
+    recipe = trial.float_recipe() if exported else Recipe(trial.FLOAT, (), description="The model as given.")
+    deployment = problem.deployment if original.float_key is not None else problem.original
+    baseline = trial.attempt(problem, original, Candidate(recipe, deployment), scope, limits, on_event)
+    if baseline.failure is not None:
+        raise PassError(f"the model as given cannot be bundled and measured: {baseline.failure.message}")
+    return original, baseline
+
+
+def _try_all(
+    order: Order, original: Original, scope: Scope, started: float, on_event: OnEvent
+) -> tuple[list[Result], tuple[str, ...]]:
+    """Try candidates in order, while there is time; at least the first."""
+    results: list[Result] = []
+    total = len(order.candidates) + 2
+    for at, candidate in enumerate(order.candidates):
+        left = None if order.within is None else order.within - (time.monotonic() - started)
+        if left is not None and left <= 0 and results:
+            return results, tuple(item.name for item in order.candidates[at:])
+        on_event(Event("candidates", at + 1, total, candidate.name))
+        seconds = 60.0 * _MINUTES_EACH if left is None else max(left, 60.0)
+        limits = Limits(seconds, trial.default_limits().memory_bytes)
+        results.append(trial.attempt(order.problem, original, candidate, scope, limits, on_event))
+    return results, ()
+
+
+def _prove(problem: Problem, original: Original, baseline: Result, chosen: str, on_event: OnEvent) -> Proof:
+    """Open ``test``, once: measure the chosen bundle's copy that is shipped, and judge it."""
+    path = problem.folder / ".trials" / "proof.json"
+    if path.exists():
+        return plain.loads(path.read_bytes(), Proof)
+    on_event(Event("candidates", 0, 0, f"prove {chosen}"))
+    shipped, limits = problem.folder / "bundle", trial.default_limits()
+    write.copy(trial.bundle_folder(problem, chosen), shipped)
+    measured: jobs.Measured = trial.in_child(
+        problem, jobs.measure, original, shipped, Scope("test"), limits=limits, on_event=on_event
+    )
+    numbers = (*measured.measurements, *trial.footprint(problem, shipped, limits))
+    verdicts = verdicts_on(numbers, measured.comparison, original, baseline, problem.budget)
+    write.amend(shipped, numbers, verdicts, test_opened=1)
+    proof = Proof(
+        chosen,
+        verdicts,
+        str(overall(verdicts)),
+        measured.comparison,
+        measured.quality,
+        measured.original,
+        numbers,
+    )
+    write_text(path, plain.dumps(proof))
+    return proof
+
+
+def _warnings(original: Original, ranking: Sequence[Ranked], proof: Proof | None) -> tuple[str, ...]:
+    """Say what a reader should know before any number."""
+    found = list(original.notes)
+    if original.float_failure:
+        found.append(f"The model could not be exported to ONNX: {original.float_failure}.")
+    if ranking and not any(item.eligible and item.name != trial.FLOAT for item in ranking):
+        found.append("No candidate met the budget: what is shipped is the float model.")
+    if proof is not None:
+        found += _contamination(original, proof)
+    return tuple(found)
+
+
+def _contamination(original: Original, proof: Proof) -> list[str]:
+    """Warn where the original does much better on ``select`` than on ``test``: it may have been trained on it."""
+    mine, other = original.quality, proof.original
+    before, after = mine.scores.get(original.metric), other.scores.get(original.metric)
+    if before is None or after is None or mine.error is None or other.error is None:
+        return []
+    sign = -1 if original.goal == "min" else 1
+    lead, error = sign * (before - after), (mine.error**2 + other.error**2) ** 0.5
+    if lead <= 3 * error or original.task == "fidelity":
+        return []
+    return [
+        f"The model as given scores {before:.4g} on select and {after:.4g} on test, more than three standard "
+        f"errors better: it has probably seen the select samples, so the ranking may mislead; the verdict does not."
+    ]

@@ -1,0 +1,108 @@
+"""What a run leaves: everything the report is written from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whet import plain
+from whet.errors import RunFolderError
+from whet.machine import Machine
+from whet.measure.measurement import Measurement
+from whet.measure.quality import Comparison, Quality
+from whet.measure.verdict import Budget, Verdict
+from whet.search.choice import Ranked
+from whet.trials.problem import Original, Result
+
+FILE = "results.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The verdict on the chosen candidate, on samples that decided nothing else.
+
+    Attributes:
+        chosen: Its name.
+        verdicts: One a claim. ``answer`` is what they come to together.
+        comparison, quality: On ``test``; ``original`` is the model as given on the same samples.
+        measurements: Of this last, fresh process.
+    """
+
+    chosen: str
+    verdicts: tuple[Verdict, ...]
+    answer: str
+    comparison: Comparison
+    quality: Quality
+    original: Quality
+    measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves.
+
+    Attributes:
+        command: As typed, in plain data.
+        kind: ``optimize`` (candidates ranked, one chosen and proved) or ``run`` (fixed recipes, each judged).
+        original: The model as given.
+        results: Every candidate, failed ones too.
+        ranking: With reasons; empty for ``run``.
+        not_tried: Candidates that time did not suffice for.
+        proof: Of the chosen one; None for ``run``.
+        budget: What was allowed.
+        warnings: What a reader should know first.
+        original_on_part: Quality of the original on the part that ``run`` judges on.
+        machine: All was measured on.
+        seconds: The whole took.
+    """
+
+    command: Mapping[str, Any]
+    kind: str
+    original: Original
+    results: tuple[Result, ...]
+    ranking: tuple[Ranked, ...]
+    not_tried: tuple[str, ...]
+    proof: Proof | None
+    budget: Budget
+    warnings: tuple[str, ...]
+    machine: Machine
+    seconds: float
+    original_on_part: Quality | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def answer(self) -> str:
+        """PASS, FAIL or INCONCLUSIVE of the whole."""
+        from whet.measure.verdict import overall
+
+        if self.proof is not None:
+            return self.proof.answer
+        judged = [verdict for result in self.results for verdict in result.verdicts]
+        if not judged or any(result.failure for result in self.results):
+            return "FAIL"
+        return str(overall(judged))
+
+    def result(self, name: str) -> Result | None:
+        """Return a candidate's result."""
+        return next((result for result in self.results if result.name == name), None)
+
+
+def load(folder: Path) -> Outcome:
+    """Read a RUN folder's results.
+
+    Raises:
+        RunFolderError: There are none.
+    """
+    import msgspec
+
+    path = folder / FILE
+    if not path.exists():
+        raise RunFolderError(f"{folder} holds no {FILE}; a run writes it when it ends")
+    try:
+        return plain.loads(path.read_bytes(), Outcome)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error

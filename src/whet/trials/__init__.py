@@ -1,0 +1,1 @@
+"""TRY: one candidate, in processes of its own; its failure is a row in the report."""

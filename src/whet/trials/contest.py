@@ -1,0 +1,244 @@
+"""Measure any artifacts side by side: files, factories or bundles, ours or not. Nothing is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whet import isolate
+from whet.bundle import manifest
+from whet.bundle.verify import deployment_of
+from whet.data.data import Part, Splits
+from whet.data.sources import DataSource
+from whet.data.tasks import Task, resolve_task
+from whet.errors import DataError, ModelError, SignatureError
+from whet.isolate import NO_LIMITS
+from whet.measure import latency, memory, size
+from whet.measure.measurement import Measurement
+from whet.measure.quality import Comparison, Quality, assess, compare
+from whet.models.adapter import adapter_for
+from whet.models.model import Stored
+from whet.models.source import Source
+from whet.profile.profile import Profile, profile
+from whet.progress import Event, OnEvent
+from whet.runtimes.base import Deployment, open_session, predict, usual
+from whet.trials.opened import Contestant, call, one, truth
+from whet.types import Signature
+
+if TYPE_CHECKING:
+    from whet.types import Array, Batch
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """What is to be measured: a source, or a bundle.
+
+    Attributes:
+        name: For tables; no two alike.
+        source: Of a model as given.
+        bundle: The folder of a bundle.
+    """
+
+    name: str
+    source: Source | None = None
+    bundle: Path | None = None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is asked.
+
+    Attributes:
+        entrants: The first is what the others are compared with.
+        data: Where inputs and labels come from; None measures on synthetic inputs.
+        deployment: How sources are run; a bundle is run as it was deployed, with these threads and batch sizes.
+        quality, speed: What is measured.
+        confidence: One-sided, of quality.
+    """
+
+    entrants: Sequence[Entrant]
+    data: DataSource | None
+    deployment: Deployment
+    quality: bool
+    speed: bool
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What was measured of one entrant.
+
+    Attributes:
+        name: Of the entrant.
+        format: Of its model. ``facts`` is what really ran it.
+        signature: Its inputs and outputs.
+        measurements: Latency, size, memory, scores.
+        quality, comparison: On ``test``; the comparison is with the first entrant.
+    """
+
+    name: str
+    format: str
+    facts: Mapping[str, Any]
+    signature: Signature
+    measurements: tuple[Measurement, ...]
+    quality: Quality | None = None
+    comparison: Comparison | None = None
+
+
+def hold(contest: Contest, on_event: OnEvent) -> list[Standing]:
+    """Measure all entrants in one fresh process, in turns; then each one's memory in a process of its own.
+
+    Raises:
+        UserError: An entrant or the data cannot be opened, or they do not fit.
+    """
+    with TemporaryDirectory(prefix="whet-") as folder:
+        deployment = contest.deployment
+        standings, contestants = isolate.call(
+            _measure, contest, Path(folder), threads=deployment.threads, on_event=on_event
+        )
+        if not contest.speed:
+            return list(standings)
+        weighed = []
+        for standing, runs in zip(standings, contestants, strict=True):
+            on_event(Event(f"{standing.name}: memory"))
+            found = memory.measure(runs.stored, runs.signature, runs.deployment, NO_LIMITS)
+            where = {"batch_size": found.batch_size}
+            more = (
+                Measurement("load_ms", found.load_ms, "ms", "min"),
+                Measurement("peak_memory_bytes", found.peak_bytes, "bytes", "min", 0, None, where),
+                Measurement("added_memory_bytes", found.added_bytes, "bytes", "min", 0, None, where),
+            )
+            weighed.append(replace(standing, measurements=(*standing.measurements, *more)))
+        return weighed
+
+
+def profile_source(source: Source, data: DataSource | None, deployment: Deployment, on_event: OnEvent) -> Profile:
+    """Count and time the layers of a model. Runs in a child.
+
+    Raises:
+        UserError: It cannot be opened, or nothing says what goes in.
+    """
+    splits = data.open() if data is not None else None
+    count = deployment.batch_sizes[0]
+    sample = None if splits is None else _sample(splits, max(count, 2))
+    model = adapter_for(source.format).open(source, sample)
+    if model.signature is None:
+        raise SignatureError("nothing says what goes into the model; give --data, or --input 'name=dtype[axes]'")
+    batch = model.signature.synthetic(count) if splits is None else _sample(splits, model.signature.batch or count)
+    on_event(Event("profile"))
+    return profile(model, model.signature.bind(batch), deployment.threads)
+
+
+def _measure(contest: Contest, folder: Path, on_event: OnEvent) -> tuple[list[Standing], list[Contestant]]:
+    splits = contest.data.open() if contest.data is not None else None
+    if contest.quality and splits is None:
+        raise DataError("quality is measured on data; give --data")
+    contestants = [_open(entrant, contest, splits, folder) for entrant in contest.entrants]
+    names = [entrant.name for entrant in contest.entrants]
+    numbers: dict[str, list[Measurement]] = {
+        name: _sizes(runs) for name, runs in zip(names, contestants, strict=True)
+    }
+    judged: dict[str, tuple[Quality, Comparison | None]] = {}
+    if contest.quality and splits is not None:
+        judged = _judge(contest, dict(zip(names, contestants, strict=True)), splits, on_event)
+    with ExitStack() as stack:
+        sessions = {
+            name: (stack.enter_context(open_session(runs.stored, runs.deployment)), runs.signature)
+            for name, runs in zip(names, contestants, strict=True)
+        }
+        if contest.speed:
+            for count in _batch_sizes(contest, contestants):
+                batch = _inputs(contestants[0].signature, splits, count)
+                calls = {name: call(*session, batch) for name, session in sessions.items()}
+                timings = latency.race(calls, latency.CAREFUL, on_event)
+                for name in names:
+                    numbers[name] += latency.measurements(timings, name, count)
+                    if name != names[0]:
+                        numbers[name].append(latency.speedup(timings, name, names[0], count))
+        facts = {name: dict(session.facts) for name, (session, _) in sessions.items()}
+    standings = [
+        Standing(name, runs.stored.format, facts[name], runs.signature, tuple(numbers[name]), *judged.get(name, ()))
+        for name, runs in zip(names, contestants, strict=True)
+    ]
+    return standings, contestants
+
+
+def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Path) -> Contestant:
+    """Open an entrant as something to run; a torch module is stored first, as every runtime opens files."""
+    deployment = contest.deployment
+    if entrant.bundle is not None:
+        made = manifest.read(entrant.bundle)
+        stored = Stored(made.format, entrant.bundle / made.file, entrant.source)
+        own = replace(deployment_of(made), threads=deployment.threads, batch_sizes=deployment.batch_sizes)
+        return Contestant(stored, made.signature, own)
+    source = entrant.source
+    assert source is not None
+    sample = None if splits is None else _sample(splits, 2)
+    adapter = adapter_for(source.format)
+    model = adapter.open(source, sample)
+    if model.signature is None:
+        raise SignatureError(
+            f"nothing says what goes into {entrant.name}; give --data, or --input 'name=dtype[axes]'"
+        )
+    asked = deployment if deployment.runtime else replace(deployment, runtime=usual(source.format))
+    path = adapter.save(model, folder / entrant.name) if source.memory or source.factory else Path(source.path)
+    return Contestant(Stored(source.format, path, source), model.signature, asked)
+
+
+def _judge(
+    contest: Contest, contestants: Mapping[str, Contestant], splits: Splits, on_event: OnEvent
+) -> dict[str, tuple[Quality, Comparison | None]]:
+    """Assess every entrant on ``test`` and compare it with the first; intervals hold for all at once."""
+    outputs: dict[str, Array] = {}
+    for name, runs in contestants.items():
+        on_event(Event(f"evaluate {name}"))
+        with open_session(runs.stored, runs.deployment) as session:
+            found = predict(session, runs.signature, splits.batches(Part.TEST, _BATCH))
+        outputs[name] = one(found, runs.signature.outputs[0].name)
+    reference = next(iter(outputs.values()))
+    task: Task = resolve_task(splits.task, reference, splits.labels(Part.TEST))
+    right = reference if task.name == "fidelity" else truth(task, splits, Part.TEST)
+    task.check(reference, right)
+    judged: dict[str, tuple[Quality, Comparison | None]] = {}
+    for name, array in outputs.items():
+        compared = None
+        if array is not reference:
+            compared = compare(task, reference, array, right, contest.confidence, len(outputs) - 1)
+        judged[name] = (assess(task, array, right), compared)
+    return judged
+
+
+def _sizes(runs: Contestant) -> list[Measurement]:
+    found = size.measure(runs.stored.files())
+    return [
+        Measurement("size_bytes", found.bytes, "bytes", "min"),
+        Measurement("deflated_bytes", found.deflated_bytes, "bytes", "min"),
+        Measurement("deflation_percent", found.deflation_percent, "%", "max"),
+    ]
+
+
+def _batch_sizes(contest: Contest, contestants: Sequence[Contestant]) -> Sequence[int]:
+    fixed = {count for runs in contestants if (count := runs.signature.batch) is not None}
+    if len(fixed) > 1:
+        raise ModelError(
+            f"the models take {' and '.join(map(str, sorted(fixed)))} samples at a time; compare like with like"
+        )
+    return sorted(fixed) or contest.deployment.batch_sizes
+
+
+def _inputs(signature: Signature, splits: Splits | None, count: int) -> Batch:
+    return signature.synthetic(count) if splits is None else _sample(splits, count)
+
+
+def _sample(splits: Splits, count: int) -> Batch:
+    """Return real inputs of ``select``, repeated where there are fewer than asked for."""
+    batch = splits.batch(Part.SELECT, range(min(count, splits.size(Part.SELECT))))
+    return {name: np.resize(array, (count, *array.shape[1:])) for name, array in batch.items()}

@@ -1,0 +1,191 @@
+"""A problem with its data opened: what the jobs of a child process share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whet.data.data import Part, Splits
+from whet.data.tasks import Task, class_numbers, resolve_task
+from whet.errors import PassError, WhetError
+from whet.measure import latency
+from whet.measure.measurement import Measurement
+from whet.models.model import Stored
+from whet.progress import Event, OnEvent, silent
+from whet.recipe.cache import Cache, Entry
+from whet.runtimes.base import Deployment, Session, open_session, predict
+from whet.trials.problem import Original, Problem
+from whet.types import Signature
+
+if TYPE_CHECKING:
+    from whet.types import Array, Batch
+
+_BATCH = 64  # samples in one call where quality is measured
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What outputs are judged by: the task, the name of the output, and the truth of the samples."""
+
+    task: Task
+    output: str
+    truth: Array
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something to run: files, what goes in and comes out, and how."""
+
+    stored: Stored
+    signature: Signature
+    deployment: Deployment
+
+
+class Opened:
+    """A problem with its data opened, in a child process."""
+
+    def __init__(self, problem: Problem, on_event: OnEvent) -> None:
+        self.problem = problem
+        self.splits: Splits = problem.data.open()
+        self.cache = Cache(problem.cache, problem.source)
+        self.on_event = on_event
+
+    def entry(self, key: str) -> Entry:
+        """Return an entry of the cache that must be there."""
+        entry = self.cache.get(key)
+        if entry is None:
+            raise PassError(
+                f"step {key} has vanished from {self.cache.folder}; remove the RUN folder and start over"
+            )
+        return entry
+
+    def contestant(self, entry: Entry, deployment: Deployment) -> Contestant:
+        """Return an entry of the cache, to be run in a deployment."""
+        assert entry.facts.signature is not None
+        return Contestant(self.cache.stored(entry), entry.facts.signature, deployment)
+
+    def outputs(self, runs: Contestant, part: Part, on_event: OnEvent | None = None) -> dict[str, Array]:
+        """Run something on a whole part; return its outputs by name."""
+        tell = on_event or self.on_event
+        total = self.splits.size(part)
+
+        def batches() -> Iterator[Batch]:
+            for done, batch in enumerate(self.splits.batches(part, _BATCH)):
+                tell(Event(f"evaluate on {part}", min(done * _BATCH, total), total))
+                yield batch
+
+        with open_session(runs.stored, runs.deployment) as session:
+            return predict(session, runs.signature, batches())
+
+    def reference(self, original: Original, part: Part) -> Array:
+        """Return the original's outputs on a part: as saved, or found now and saved."""
+        path = self._outputs_file(original.root, part)
+        if path.exists():
+            return np.asarray(np.load(path, allow_pickle=False))
+        found = self.outputs(self.contestant(self.entry(original.root), self.problem.original), part)
+        self.save_reference(original.root, part, found[original.output])
+        return found[original.output]
+
+    def save_reference(self, root: str, part: Part, outputs: Array) -> None:
+        """Keep the original's outputs on a part."""
+        np.save(self._outputs_file(root, part), outputs)
+
+    def judge(self, original: Original, part: Part) -> Judge:
+        """Return what outputs on a part are judged by. The original's on ``select`` tell what task it is."""
+        on_select = self.reference(original, Part.SELECT)
+        task = resolve_task(self.splits.task, on_select, self.splits.labels(Part.SELECT))
+        if task.name == "fidelity":
+            return Judge(task, original.output, self.reference(original, part))
+        return Judge(task, original.output, truth(task, self.splits, part))
+
+    def batch(self, count: int) -> Batch:
+        """Return real inputs, repeated where there are fewer than asked for."""
+        batch = self.splits.batch(Part.SELECT, range(min(count, self.splits.size(Part.SELECT))))
+        return {name: np.resize(array, (count, *array.shape[1:])) for name, array in batch.items()}
+
+    def step_measures(self, entry: Entry, judge: Judge) -> Mapping[str, Any]:
+        """Measure a step there and then: quality on ``select``, bytes, latency of one call.
+
+        What cannot be run is no failure of the recipe yet: a later step may mend it. It is noted.
+        """
+        asked = self.problem.deployment
+        runs = self.contestant(entry, Deployment(threads=asked.threads, batch_sizes=asked.batch_sizes))
+        measures: dict[str, Any] = {"size_bytes": sum(path.stat().st_size for path in runs.stored.files())}
+        try:
+            outputs = one(self.outputs(runs, Part.SELECT, silent), judge.output)
+            measures["value"] = judge.task.value(outputs, judge.truth)
+            batch = self.batch(runs.signature.batch or asked.batch_sizes[0])
+            with open_session(runs.stored, runs.deployment) as session:
+                timings = latency.race({"step": call(session, runs.signature, batch)}, latency.QUICK)
+            measures["latency_ms"] = float(np.median(timings.calls_ms["step"]))
+        except WhetError as error:
+            measures["problem"] = str(error)
+        return measures
+
+    def race(
+        self, original: Original, artifact: Contestant, effort: latency.Effort
+    ) -> tuple[list[Measurement], Mapping[str, Any]]:
+        """Time an artifact, the float model and the original in turns, at each batch size.
+
+        Returns the measurements, and what each session really used.
+        """
+        contestants = {"original": self.contestant(self.entry(original.root), self.problem.original)}
+        if original.float_key not in (None, original.root):
+            contestants["float"] = self.contestant(self.entry(str(original.float_key)), artifact.deployment)
+        contestants["candidate"] = artifact
+        with ExitStack() as stack:
+            sessions = {
+                name: (stack.enter_context(open_session(runs.stored, runs.deployment)), runs.signature)
+                for name, runs in contestants.items()
+            }
+            fixed = {size for _, signature in sessions.values() if (size := signature.batch) is not None}
+            numbers: list[Measurement] = []
+            for count in sorted(fixed) or artifact.deployment.batch_sizes:
+                batch = self.batch(count)
+                calls = {name: call(*session, batch) for name, session in sessions.items()}
+                numbers += _race(calls, count, effort, self.on_event)
+            return numbers, {name: dict(session.facts) for name, (session, _) in sessions.items()}
+
+    def _outputs_file(self, root: str, part: Part) -> Path:
+        return self.cache.folder / root / f"outputs-{part}.npy"
+
+
+def _race(
+    calls: Mapping[str, Callable[[], object]], count: int, effort: latency.Effort, on_event: OnEvent
+) -> list[Measurement]:
+    timings = latency.race(calls, effort, on_event)
+    numbers: list[Measurement] = []
+    for name in calls:
+        numbers += latency.measurements(timings, name, count, contestant=name)
+    numbers.append(latency.speedup(timings, "candidate", "original", count))
+    if "float" in calls:
+        numbers.append(latency.speedup(timings, "candidate", "float", count))
+        numbers.append(latency.speedup(timings, "float", "original", count, contestant="float"))
+    return numbers
+
+
+def call(session: Session, signature: Signature, batch: Batch) -> Callable[[], object]:
+    """Return a function that runs a session once on a batch, bound beforehand."""
+    bound = signature.bind(batch)
+    return lambda: session.run(bound)
+
+
+def truth(task: Task, splits: Splits, part: Part) -> Array:
+    """Return the labels of a part, as the task takes them."""
+    labels = class_numbers(splits.labels(part), task)
+    assert labels is not None
+    return labels
+
+
+def one(outputs: Mapping[str, Array], name: str) -> Array:
+    """Return the output that the task is about; passes keep names, but a sole output may be called otherwise."""
+    if name in outputs:
+        return outputs[name]
+    if len(outputs) == 1:
+        return next(iter(outputs.values()))
+    raise PassError(f"the artifact has no output {name!r}; it has {', '.join(outputs)}")

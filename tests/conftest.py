@@ -1,0 +1,37 @@
+"""Fixtures that all tests share, and the strict mode of continuous integration.
+
+With ``WHET_STRICT=1`` a test that would be skipped (a framework or the assets are missing) fails instead.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STRICT = os.environ.get("WHET_STRICT") == "1"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if STRICT and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which strict mode forbids: {reason}"
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real models and data; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("WHET_ASSETS") or ROOT.parent / "shared" / "assets")
+    if not (folder / "models" / "zoo.py").exists():
+        pytest.skip(f"no real models and data in {folder}; name their folder in WHET_ASSETS")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def files() -> Path:
+    """The folder of small files that tests use: models and data sets as a user would write them."""
+    return Path(__file__).parent / "files"
