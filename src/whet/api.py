@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
+
+import msgspec
 
 from whet import isolate, plain, userfile
 from whet.bundle.verify import Check
@@ -14,8 +18,8 @@ from whet.bundle.verify import verify as verify_bundle
 from whet.data.data import Splits
 from whet.data.preprocess import Preprocess
 from whet.data.sources import DataSource, data_source, parse_preprocess
-from whet.data.tasks import task_name
-from whet.errors import UserError, did_you_mean
+from whet.data.tasks import NAMES as TASKS
+from whet.errors import DataError, RunFolderError, StorageError, UserError, did_you_mean
 from whet.measure.verdict import Budget
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
@@ -32,8 +36,12 @@ from whet.search import optimize as searching
 from whet.search.candidates import candidates, deploy
 from whet.search.optimize import Order
 from whet.search.outcome import Outcome
-from whet.trials.contest import Contest, Entrant, Standing, hold, profile_source
-from whet.trials.problem import Candidate, Problem
+from whet.storage import lock, storage_errors
+from whet.trials.command import command
+from whet.trials.contest import Contest, Entrant, Standing, hold, profile_entrant
+from whet.trials.problem import Problem
+
+_SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
 
 
 def load(
@@ -119,9 +127,7 @@ def optimize(model: Any, data: Any, out: str | Path, **options: Unpack[Options])
         UserError: The model, the data or the folder cannot be used.
     """
     order = plan("optimize", model, data, out, **options)
-    outcome = searching.optimize(order, options.get("on_event", silent))
-    write_report(order.problem.folder, outcome)
-    return outcome
+    return _carry_out(order, searching.optimize, options.get("on_event", silent))
 
 
 def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> Outcome:
@@ -133,9 +139,7 @@ def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> O
     if not options.get("recipes"):
         raise UserError(f"name the recipes to compare: a .toml file, or one of {', '.join(presets.NAMES)}")
     order = plan("run", model, data, out, **options)
-    outcome = searching.run(order, options.get("on_event", silent))
-    write_report(order.problem.folder, outcome)
-    return outcome
+    return _carry_out(order, searching.run, options.get("on_event", silent))
 
 
 def verify(bundle: str | Path, model: Any = None) -> list[Check]:
@@ -154,13 +158,12 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     Raises:
         UserError: The model or the data cannot be used, or nothing says what goes in.
     """
-    entrant, source = _entrant(model, options.get("weights"), options)
-    if source is None:
-        raise UserError(f"{entrant.name} is a bundle; profile the model file in it")
+    _check(options, "profile", {*_SEARCHING, "runtime"})
+    entrant = _entrant(model, options.get("weights"), options)
     deployment = Deployment("", {}, options.get("threads", 1), _sizes(options.get("batch_sizes") or (1,)))
     tell = options.get("on_event", silent)
     found = isolate.call(
-        profile_source, source, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
+        profile_entrant, entrant, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
     )
     assert isinstance(found, Profile)
     return found
@@ -168,11 +171,13 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
 
 def bench(*models: Any, data: Any = None, **options: Unpack[Options]) -> list[Standing]:
     """Time models in turns, with their size, load time and memory; without data, on inputs drawn by ``input``."""
+    _check(options, "bench", _SEARCHING)
     return _contest(models, data, options, quality=False, speed=True)
 
 
 def evaluate(*models: Any, data: Any, **options: Unpack[Options]) -> list[Standing]:
     """Measure what models are worth on ``test``; several with intervals that hold for all at once."""
+    _check(options, "evaluate", {*_SEARCHING, "batch_sizes"})
     return _contest(models, data, options, quality=True, speed=False)
 
 
@@ -187,6 +192,7 @@ def compare(*models: Any, data: Any, **options: Unpack[Options]) -> list[Standin
     Raises:
         UserError: A model or the data cannot be used, or they do not fit.
     """
+    _check(options, "compare", _SEARCHING)
     if len(models) < 2:
         raise UserError("compare takes two models or more; to measure one, use evaluate or bench")
     return _contest(models, data, options, quality=True, speed=True)
@@ -198,7 +204,7 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
     entrants: list[Entrant] = []
     for model in models:
         takes = isinstance(model, str) and userfile.split(model) is not None
-        entrant, _ = _entrant(model, given.pop(0) if takes and given else None, options)
+        entrant = _entrant(model, given.pop(0) if takes and given else None, options)
         taken = {other.name for other in entrants}
         name = next(
             name for at in count(1) if (name := entrant.name if at == 1 else f"{entrant.name}-{at}") not in taken
@@ -216,7 +222,7 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
     return hold(asked, options.get("on_event", silent))
 
 
-def _entrant(model: Any, weights: Any, options: Options) -> tuple[Entrant, Source | None]:
+def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     """Name something to measure: a bundle's folder, or a model."""
     if isinstance(model, str | Path) and Path(model).is_dir():
         path = Path(model)
@@ -224,9 +230,9 @@ def _entrant(model: Any, weights: Any, options: Options) -> tuple[Entrant, Sourc
             raise UserError(
                 f"{path} is a folder without a manifest.json; give a bundle, a model file or file.py:function"
             )
-        return Entrant(path.resolve().name, bundle=path.resolve()), None
+        return Entrant(path.resolve().name, bundle=path.resolve())
     source = _source(model, weights, options.get("input", ()), trust_pickle=options.get("trust_pickle", False))
-    return Entrant(source.name, source), source
+    return Entrant(source.name, source)
 
 
 def _optional(data: Any, options: Options) -> DataSource | None:
@@ -241,10 +247,7 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     Raises:
         UserError: An option, or a recipe, that cannot work.
     """
-    unknown = set(options) - set(Options.__annotations__)
-    if unknown:
-        word = sorted(unknown)[0]
-        raise UserError(f"unknown option {word!r}{did_you_mean(word, Options.__annotations__)}")
+    _check(options, kind)
     trust = options.get("trust_pickle", False)
     source = _source(model, options.get("weights"), options.get("input", ()), trust_pickle=trust)
     seed, threads, sizes = options.get("seed", 0), options.get("threads", 1), _sizes(options.get("batch_sizes"))
@@ -260,23 +263,58 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     given = options.get("recipes")
     tried = candidates(problem) if given is None else deploy(problem, [recipe(one, source.format) for one in given])
     within = options.get("within")
-    return Order(problem, tried, _command(kind, problem, tried, within), within)
+    return Order(problem, tried, command(kind, problem, tried, within), within)
 
 
-def _command(kind: str, problem: Problem, tried: Sequence[Candidate], within: float | None) -> dict[str, Any]:
-    """Return all that decides the results, as plain data: a RUN folder is resumed by the same alone."""
-    return {
-        "kind": kind,
-        "model": {**plain.builtins(problem.source.plain()), "fingerprint": problem.source.fingerprint()},
-        "data": problem.data.name,
-        "preprocess": None if problem.data.preprocess is None else asdict(problem.data.preprocess),
-        "task": task_name(problem.data.task),
-        "budget": problem.budget,
-        "deployment": problem.deployment,
-        "seed": problem.seed,
-        "within": within,
-        "recipes": {item.name: item.recipe.fingerprint() for item in tried},
-    }
+def _carry_out(order: Order, search: Callable[[Order, OnEvent], Outcome], on_event: OnEvent) -> Outcome:
+    """Search and report. A mistake found before any work leaves the folder as it was, free for the next command."""
+    folder = order.problem.folder
+    new = not folder.exists()
+    _forget(folder)
+    try:
+        with storage_errors(folder):
+            outcome = search(order, on_event)
+            write_report(folder, outcome)
+    except (RunFolderError, StorageError):
+        raise
+    except (UserError, KeyboardInterrupt):
+        if _forget(folder) and new:
+            folder.rmdir()
+        raise
+    return outcome
+
+
+def _forget(folder: Path) -> bool:
+    """Empty a RUN folder whose command never came to know that its model and data can be used; tell whether."""
+    if not (folder / "run.json").exists() or (folder / "original.json").exists():
+        return False
+    with lock(folder):
+        for name in (".cache", ".trials", "logs"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "run.json").unlink()
+        (folder / ".lock").unlink()
+    return True
+
+
+def _check(options: Options, verb: str, not_taken: Iterable[str] = ()) -> None:
+    """Refuse options that a verb does not know, and values that none takes."""
+    known = set(Options.__annotations__) - set(not_taken)
+    for word in sorted(set(options) - known):
+        if word in Options.__annotations__:
+            raise UserError(f"{verb} takes no {word!r}; leave it out")
+        raise UserError(f"unknown option {word!r}{did_you_mean(word, known)}")
+    threads, within, budget = options.get("threads", 1), options.get("within"), options.get("budget")
+    if not isinstance(threads, int) or threads < 1:
+        raise UserError(f"threads is a whole number from 1 up, not {threads!r}")
+    if within is not None and (not isinstance(within, int | float) or not within >= 0):
+        raise UserError(f"within is a number of seconds, not {within!r}")
+    if budget is not None and not isinstance(budget, Budget):
+        raise UserError(f"budget is a whet.Budget, for example Budget(max_drop=0.01), not {budget!r}")
+    try:
+        plain.convert(plain.builtins(budget or Budget()), Budget)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$.")
+        raise UserError(f"the budget's {place.rstrip('`')} cannot be used: {problem.lower()}") from error
 
 
 def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False) -> Source:
@@ -293,11 +331,29 @@ def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False
 def _data(data: Any, preprocess: str | Preprocess | None, task: Any, seed: int) -> DataSource:
     if isinstance(preprocess, str):
         preprocess = parse_preprocess(preprocess)
-    return data_source(data, preprocess=preprocess, task=task, seed=seed)
+    if isinstance(task, str) and task not in TASKS:
+        parts = userfile.split(task)
+        if parts is None:
+            raise DataError(f"the task is {', '.join(TASKS)} or file.py:metric, not {task!r}")
+        _existing(parts[0])
+    source = data_source(data, preprocess=preprocess, task=task, seed=seed)
+    parts = None if source.memory is not None else userfile.split(source.name)
+    if parts is not None:
+        _existing(parts[0])
+    return source
+
+
+def _existing(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; check the path before the colon")
 
 
 def _sizes(given: Sequence[int] | None) -> tuple[int, ...]:
-    sizes = tuple(dict.fromkeys(int(size) for size in given or (1, 32)))
-    if min(sizes) < 1:
+    sizes = tuple(dict.fromkeys((1, 32) if given is None else given))
+    if isinstance(given, str) or not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
         raise UserError("batch sizes are whole numbers from 1 up, for example 1,32")
     return sizes
+
+
+# The imports above bind the subpackage of this name in the package's face; there, ``whet.profile`` is the verb.
+vars(sys.modules["whet"])["profile"] = profile

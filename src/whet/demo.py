@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from whet.errors import RunFolderError
 from whet.progress import Event, OnEvent
 from whet.storage import make_folder, write_bytes
 
@@ -15,8 +15,11 @@ _MODEL = Path(__file__).parent / "demo_model.py"
 
 def files(run: Path) -> tuple[Path, Path]:
     """Return the demo's model file and its weights, beside the RUN folder; the model file is put there."""
-    folder = make_folder(run.resolve().parent / f"{run.name}-model")
-    shutil.copyfile(_MODEL, folder / "model.py")
+    run = run.resolve()
+    if run.exists() and not run.is_dir():
+        raise RunFolderError(f"{run} is a file; choose another --out")
+    folder = make_folder(run.parent / f"{run.name}-model")
+    write_bytes(folder / "model.py", _MODEL.read_bytes())
     return folder / "model.py", folder / "digits.safetensors"
 
 

@@ -117,6 +117,12 @@ class BundleError(WhetError):
     """A bundle is not what it says it is."""
 
 
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """Return what a library's error says in one line, for the middle of a message of ours."""
+    text = " ".join(str(error).split())
+    return f"{text[: most - 3]}..." if len(text) > most else text or type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the closest known word, else the list of what is known."""
     names = sorted(known)

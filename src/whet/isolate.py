@@ -70,7 +70,7 @@ def call(
         TimeLimit, MemoryLimit: It used more than its limits and was killed.
         ChildCrashed: It died without an answer, or of an error that is not whet's own.
     """
-    request = _pickle((function, args, list(sys.path)))
+    request = _pickle((function, args))
     ours, theirs = Pipe(duplex=True)
     with open(log or os.devnull, "ab") as output:  # noqa: PTH123 - os.devnull
         process = subprocess.Popen(
@@ -99,6 +99,7 @@ def _await(
     deadline = None if limits.seconds is None else time.monotonic() + limits.seconds
     look_at_memory = time.monotonic()
     while True:
+        gone = process.poll() is not None  # asked first: what a child said before it went is still heard
         try:
             if pipe.poll(_POLL_SECONDS):
                 kind, content = pipe.recv()
@@ -108,10 +109,12 @@ def _await(
                     return content
                 else:
                     raise _revive(content, log)
+            elif gone:  # and what it forked still holds the pipe open
+                raise EOFError
         except (EOFError, ConnectionResetError):
             raise ChildCrashed(_obituary(process, log)) from None
         if deadline is not None and time.monotonic() > deadline:
-            raise TimeLimit(f"took longer than its limit of {limits.seconds:.0f} s")
+            raise TimeLimit(f"took longer than its limit of {limits.seconds:.3g} s")
         if limits.memory_bytes is not None and time.monotonic() > look_at_memory:
             look_at_memory = time.monotonic() + _MEMORY_POLL_SECONDS
             used = _resident(process.pid)
@@ -125,8 +128,8 @@ def serve(fd: int) -> None:
     """Answer the one call that comes through file descriptor ``fd``. The child's main function."""
     os.set_inheritable(fd, False)
     pipe = Connection(fd)
-    function, args, path = _unpickle(pipe.recv_bytes())
-    sys.path[:] = path
+    sys.path[:] = _unpickle(pipe.recv_bytes())  # before what is imported from it
+    request = pipe.recv_bytes()
     _die_with_parent(pipe)
     guard = threading.Lock()
 
@@ -135,8 +138,9 @@ def serve(fd: int) -> None:
             pipe.send(("event", event))
 
     try:
-        reply = ("answer", function(*args, on_event=on_event))
-        content = _pickle(reply)
+        function, args = _unpickle(request)
+        del request
+        content = _pickle(("answer", function(*args, on_event=on_event)))
     except BaseException as error:  # noqa: BLE001 - the boundary of the trial: recorded and sent on
         content = _pickle(("failure", _record(error)))
     with guard:
@@ -169,7 +173,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def _pickle(value: Any) -> bytes:
-    """Pickle by cloudpickle; classes of modules that a child could not import travel by value."""
+    """Pickle by cloudpickle: what is defined in ``__main__`` or inside a function travels by value."""
     import cloudpickle
 
     return bytes(cloudpickle.dumps(value))
@@ -183,6 +187,7 @@ def _unpickle(content: bytes) -> Any:
 
 def _send(pipe: Connection, request: bytes) -> None:
     try:
+        pipe.send_bytes(_pickle(sys.path))
         pipe.send_bytes(request)
     except OSError:
         return  # the child is gone; the reader finds out and says why
@@ -192,10 +197,11 @@ def _record(error: BaseException) -> _Failure:
     import traceback
 
     kind = type(error).__name__
+    message = str(error) or kind
     if isinstance(error, MemoryError):
         kind, message = "MemoryLimit", "ran out of memory"
-    else:
-        message = str(error) or kind
+    elif hasattr(errors, kind) and not isinstance(error, WhetError):
+        kind = f"{type(error).__module__}.{kind}"  # pandas has a DataError too
     return _Failure(kind, message, "".join(traceback.format_exception(error)))
 
 

@@ -37,16 +37,15 @@ def loads(text: str | bytes, kind: type[T]) -> T:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Return 24 hex digits that stand for plain data, whatever the order of its keys."""
-    text = json.dumps([builtins(part) for part in parts], sort_keys=True)
+    """Return 24 hex digits that stand for plain data, whatever the order of its keys and sets."""
+    ordered = msgspec.to_builtins(parts, enc_hook=_from_numpy, str_keys=True, order="deterministic")
+    text = json.dumps(_finite(ordered), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _from_numpy(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, frozenset | set):
-        return sorted(value)
     if hasattr(value, "__fspath__"):
         return str(value)
     raise TypeError(f"{type(value).__name__} is not plain data")

@@ -14,7 +14,10 @@ from pathlib import Path
 from whet.errors import RunFolderError, StorageError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_ENTRY = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+_NO_ENTRY = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+    errno.ENOLCK, errno.ENOTSUP,
+}  # fmt: skip
 
 
 @contextmanager
@@ -37,7 +40,12 @@ def storage_errors(place: Path) -> Iterator[None]:
 def make_folder(path: Path) -> Path:
     """Create ``path`` and its parents; a place that cannot be written is a StorageError."""
     with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # in /proc and its like
+            raise StorageError(
+                f"cannot write {path} (no folder can be made there); choose another folder"
+            ) from error
         probe = path / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
@@ -76,17 +84,26 @@ def new_folder(path: Path) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
             yield work
-            old = None
-            if path.exists():
-                old = path.with_name(f".{path.name}.old-{os.getpid()}")
-                path.replace(old)
             work.chmod(0o755)
-            work.replace(path)
-            if old is not None:
-                shutil.rmtree(old, ignore_errors=True)
+            _take_place(work, path)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
+
+
+def _take_place(work: Path, path: Path) -> None:
+    """Rename ``work`` to ``path``; what was there is put back if that fails, else removed."""
+    if not path.exists():
+        work.replace(path)
+        return
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path.replace(old)
+    try:
+        work.replace(path)
+    except BaseException:
+        old.replace(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:
@@ -112,8 +129,9 @@ def lock(folder: Path) -> Iterator[None]:
     make_folder(folder)
     with (folder / ".lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            with storage_errors(folder):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise RunFolderError(
                 f"another whet is at work in {folder}; wait for it, or choose another --out"
             ) from error

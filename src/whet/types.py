@@ -41,7 +41,7 @@ class TraitKind(StrEnum):
     PACKED = "packed"  # amount: bits a stored weight
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Trait:
     """A property of a model's weights, with its amount: ``Trait(TraitKind.SPARSE, 0.4)``."""
 
@@ -106,7 +106,10 @@ class TensorSpec:
         )
         if not fits:
             given = ",".join(map(str, ("?", *array.shape[1:]))) if array.ndim else ""
-            raise SignatureError(f"input {self} does not take the data's shape [{given}]")
+            raise SignatureError(
+                f"input {self} does not take the data's shape [{given}]; "
+                f"reshape the data, or bring it to size with --preprocess"
+            )
 
     def synthetic(self, batch: int, rng: np.random.Generator) -> Array:
         """Draw data that fits, of shape ``concrete(batch)``: standard normal, or between low and high."""

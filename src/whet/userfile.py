@@ -29,13 +29,7 @@ def call(path: Path, name: str, error: type[UserError]) -> Any:
         UserError: As the ``error`` given: no such file or function, arguments needed, or it raised.
     """
     function = find(path, name, error)
-    needed = [
-        parameter.name
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if needed:
+    if needed := _needed(function):
         raise error(
             f"{path.name}:{name} needs arguments ({', '.join(needed)}); "
             f"write a function without any that calls it, and name that one"
@@ -44,8 +38,18 @@ def call(path: Path, name: str, error: type[UserError]) -> Any:
         return function()
     except UserError:
         raise
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:
         raise error(f"{path.name}:{name} raised {type(cause).__name__}: {cause}") from cause
+
+
+def _needed(function: Callable[..., Any]) -> list[str]:
+    """Return the arguments that a function cannot do without, as far as they can be told."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some built-in types do not tell
+        return []
+    packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [item.name for item in parameters if item.default is item.empty and item.kind not in packed]
 
 
 def find(path: Path, name: str, error: type[UserError]) -> Callable[..., Any]:
@@ -77,6 +81,12 @@ def _load(path: Path, error: type[UserError]) -> ModuleType:
         sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
+    except SystemExit as cause:
+        del sys.modules[name]
+        raise error(
+            f"importing {path} ended the program (SystemExit: {cause}); "
+            f"move what runs as a script under: if __name__ == '__main__'"
+        ) from cause
     except Exception as cause:
         del sys.modules[name]
         raise error(f"importing {path} raised {type(cause).__name__}: {cause}") from cause

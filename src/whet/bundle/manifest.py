@@ -18,6 +18,7 @@ from whet.types import Format, Signature, Step, Trait
 
 SCHEMA = 1
 FILE = "manifest.json"
+SOURCE = "source.py"  # the file of a torch model's factory
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,15 @@ def read(bundle: Path) -> Manifest:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError as error:
-        raise BundleError(f"{bundle} is not a bundle: it has no {FILE}") from error
+        raise BundleError(f"{bundle} is not a bundle: it has no {FILE}; name one, such as RUN/bundle") from error
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from error
+        raise BundleError(f"{path} cannot be read ({error}); restore the bundle, or make it anew") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else None
-        raise BundleError(f"{path} has schema {found}, this version of whet reads {SCHEMA}")
+        raise BundleError(
+            f"{path} has schema {found}, this version of whet reads {SCHEMA}; use the version that wrote it"
+        )
     try:
         return plain.convert(content, Manifest)
     except msgspec.ValidationError as error:
-        raise BundleError(f"{path} is damaged: {error}") from error
+        raise BundleError(f"{path} is damaged ({error}); restore the bundle, or make it anew") from error

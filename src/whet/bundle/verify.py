@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,10 +15,10 @@ from whet.errors import BundleError, WhetError
 from whet.machine import Machine, this_machine
 from whet.models.adapter import adapter_for
 from whet.models.model import Stored
-from whet.models.source import Source
+from whet.models.source import Origin, Source
 from whet.runtimes.base import Deployment, Session, open_session, predict
 from whet.storage import files_below, sha256
-from whet.types import Format, Signature
+from whet.types import Format
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -51,11 +52,32 @@ def verify(bundle: Path, machine: Machine | None = None, source: Source | None =
     checks.append(_processor(made, machine or this_machine()))
     if not checks[1].ok:
         return checks
-    stored = Stored(made.format, bundle / made.file, source)
+    stored = stored_of(bundle, made, source)
     checks.append(_signature(stored, made))
     if all(check.ok for check in checks):
         checks.append(_golden(bundle, stored, made))
     return checks
+
+
+def opened(bundle: Path, source: Source | None = None) -> tuple[Manifest, Stored]:
+    """Return a bundle's manifest and its model, once its bytes are known to be the right ones.
+
+    Raises:
+        BundleError: It is no bundle, or not as it was sealed.
+    """
+    made = manifest.read(bundle)
+    check = _files(bundle, made)
+    if not check.ok:
+        raise BundleError(f"{bundle} is not as it was sealed ({check.detail}); restore it, or make it anew")
+    return made, stored_of(bundle, made, source)
+
+
+def stored_of(bundle: Path, made: Manifest, source: Source | None = None) -> Stored:
+    """Return the model of a bundle; a torch class comes from the copy of its file that lies in the bundle."""
+    own = bundle / manifest.SOURCE
+    if source is None and made.format is Format.TORCH and own.is_file():
+        source = Source(Origin.FACTORY, Format.TORCH, str(own.resolve()), str(made.source.get("factory", "")))
+    return Stored(made.format, bundle / made.file, source)
 
 
 def deployment_of(made: Manifest) -> Deployment:
@@ -70,6 +92,8 @@ def _files(bundle: Path, made: Manifest) -> Check:
     missing, extra = sorted(set(made.files) - found), sorted(found - set(made.files))
     if missing:
         return Check("files", False, f"missing: {', '.join(missing)}")
+    if not any(name == made.file or name.startswith(f"{made.file}/") for name in made.files):
+        return Check("files", False, f"the manifest has no checksum of the model, {made.file}")
     changed = [name for name, digest in made.files.items() if sha256(bundle / name) != digest]
     if changed:
         return Check("files", False, f"changed since the bundle was sealed: {', '.join(changed)}")
@@ -118,21 +142,31 @@ def _plain(specs: tuple) -> list[tuple]:  # type: ignore[type-arg]
 
 
 def _golden(bundle: Path, stored: Stored, made: Manifest) -> Check:
+    if stored.format is Format.TORCH and stored.source is None:
+        return Check(
+            "golden",
+            False,
+            "the model's class lived in the memory of another program; check it there: "
+            "whet.verify(bundle, model=module)",
+        )
     try:
         with open_session(stored, deployment_of(made)) as session:
-            return _compare(bundle, session, made.signature, made)
+            return _compare(bundle, session, made)
+    except (OSError, ValueError, KeyError) as error:
+        return Check("golden", False, f"golden.npz cannot be read: {type(error).__name__}: {error}")
     except WhetError as error:
         return Check("golden", False, str(error))
 
 
-def _compare(bundle: Path, session: Session, signature: Signature, made: Manifest) -> Check:
+def _compare(bundle: Path, session: Session, made: Manifest) -> Check:
+    signature = made.signature
     with np.load(bundle / "golden.npz", allow_pickle=False) as golden:
         inputs = {spec.name: golden[f"input.{spec.name}"] for spec in signature.inputs}
-        wanted: dict[str, Array] = {name: golden[f"output.{name}"] for name in made.golden.tolerance}
+        wanted: dict[str, Array] = {spec.name: golden[f"output.{spec.name}"] for spec in signature.outputs}
     found = predict(session, signature, [inputs])
     worst, where = 0.0, ""
     for name, array in wanted.items():
-        off = float(np.abs(found[name].astype(np.float64) - array).max(initial=0.0)) / made.golden.tolerance[name]
+        off = _deviation(found.get(name), array) / made.golden.tolerance.get(name, 1e-9)
         if not off <= worst:
             worst, where = off, name
     if not worst <= 1:
@@ -142,3 +176,10 @@ def _compare(bundle: Path, session: Session, signature: Signature, made: Manifes
     return Check(
         "golden", True, f"{made.golden.samples} recorded samples answered alike ({worst:.0%} of the tolerance)"
     )
+
+
+def _deviation(found: Array | None, wanted: Array) -> float:
+    """Return the greatest difference; infinite where there is no such output, or one of another shape."""
+    if found is None or found.shape != wanted.shape:
+        return math.inf
+    return float(np.abs(found.astype(np.float64) - wanted).max(initial=0.0))

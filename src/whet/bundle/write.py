@@ -15,6 +15,7 @@ from whet.bundle import card, manifest
 from whet.bundle.manifest import Golden, Manifest
 from whet.data.data import Part, Splits
 from whet.data.preprocess import Postprocess, to_json
+from whet.data.samples import FileSamples, Subset
 from whet.machine import this_machine, versions
 from whet.measure.measurement import Measurement
 from whet.measure.verdict import Verdict, overall
@@ -152,8 +153,7 @@ def _copy_code(folder: Path, contents: Contents) -> None:
     shutil.copyfile(_STANDALONE / "predict.py", folder / "predict.py")
     shutil.copyfile(preprocess.__file__, folder / "preprocess" / "preprocess.py")
     libraries = ["numpy"]
-    pre = contents.splits.preprocess
-    if pre.color or pre.resize or pre.crop:
+    if _takes_pictures(contents.splits):
         libraries.append("pillow")
     if contents.stored.format is Format.TORCH:
         libraries += ["torch", "safetensors"]
@@ -161,12 +161,21 @@ def _copy_code(folder: Path, contents: Contents) -> None:
             Path(preprocess.__file__).parent.parent / "models/torch/edits.py", folder / "torch_edits.py"
         )
         if contents.source.origin is Origin.FACTORY:
-            shutil.copyfile(contents.source.path, folder / "source.py")
+            shutil.copyfile(contents.source.path, folder / manifest.SOURCE)
     else:
         libraries.append("onnxruntime")
     found = versions(libraries)
-    lines = [f"{name}=={found[name].partition('+')[0]}" for name in libraries]
+    lines = [f"{name}=={found[name].partition('+')[0]}" if name in found else name for name in libraries]
     write_text(folder / "requirements.txt", "\n".join(lines) + "\n")
+
+
+def _takes_pictures(splits: Splits) -> bool:
+    """Tell whether raw inputs are pictures: such are read or changed by Pillow."""
+    samples = splits.parts[Part.SELECT]
+    while isinstance(samples, Subset):
+        samples = samples.base
+    pre = splits.preprocess
+    return isinstance(samples, FileSamples) or bool(pre.color or pre.resize or pre.crop)
 
 
 def _golden(

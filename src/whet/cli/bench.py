@@ -16,6 +16,7 @@ from whet.cli import options as opt
 @opt.data_options
 @opt.model_options
 @click.option("--batch-sizes", type=opt.Sizes(), default="1,7,32", show_default=True, help="Each is measured.")
+@opt.runtime
 @opt.machine_options
 @opt.json_flag
 def command(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> int:

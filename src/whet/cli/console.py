@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
 ANSWERS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 EXIT_CODES = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
-_OVERALL = "candidates"
+_OVERALL, _TIMING = "candidates", "measure latency"  # stages that tell that work has begun
 
 
 class Show:
-    """Progress bars with the time left on standard error; lines where it is no terminal. A context manager."""
+    """Progress bars with the time left on standard error; lines where it is no terminal. A context manager.
+
+    Lines begin once the model and the data are known to be usable, so that a mistake found before is a line alone.
+    """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
@@ -45,6 +48,7 @@ class Show:
         self._overall: Any = None
         self._current: Any = None
         self._stage = ""
+        self._held: list[str] | None = []
 
     def __enter__(self) -> Self:
         if self._live:
@@ -54,7 +58,8 @@ class Show:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._live:
+            self._progress.stop()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -76,10 +81,18 @@ class Show:
         """Print a line for each new stage, or each candidate begun."""
         if event.stage == _OVERALL and event.note:
             place = f"[{event.done + 1}/{event.total}] " if event.total else ""
-            sys.stderr.write(f"{place}{event.note}\n")
+            self._print(f"{place}{event.note}\n", begun=event.done > 0 or not event.total)
         elif event.stage != self._stage:
-            sys.stderr.write(f"    {event.stage}\n")
+            self._print(f"    {event.stage}\n", begun=event.stage == _TIMING)
+
+    def _print(self, line: str, *, begun: bool) -> None:
+        """Print a line, or keep it until work has begun."""
+        if self._held is not None and not begun:
+            self._held.append(line)
+            return
+        sys.stderr.write("".join([*(self._held or ()), line]))
         sys.stderr.flush()
+        self._held = None
 
 
 def outcome_table(outcome: Outcome, folder: Path) -> None:

@@ -15,7 +15,7 @@ from whet.cli import options as opt
 @click.option("--data", required=True, metavar="DATA", help="digits, .npz, a folder, or file.py:factory.")
 @opt.data_options
 @opt.model_options
-@click.option("--batch-sizes", type=opt.Sizes(), default="1,7,32", show_default=True, help="Each is measured.")
+@opt.runtime
 @opt.machine_options
 @opt.json_flag
 def command(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> int:

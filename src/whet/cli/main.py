@@ -70,9 +70,9 @@ def invoke(arguments: list[str]) -> int:
     from whet.errors import WhetError
 
     try:
-        code = whet.main(arguments, prog_name="whet", standalone_mode=False)
+        code = whet.main(arguments or ["--help"], prog_name="whet", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"error: {_usage(error)}", err=True)
         return error.exit_code
     except click.exceptions.Exit as leave:
         return leave.exit_code
@@ -86,3 +86,11 @@ def invoke(arguments: list[str]) -> int:
         sys.stderr.close()
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return one line that says what is wrong with a command line, and where it is told how to write it."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    where = f"; see {context.command_path} --help" if context is not None else ""
+    return f"{text[:1].lower()}{text[1:]}{where}"

@@ -17,6 +17,7 @@ from whet.cli import options as opt
 @opt.model_options
 @opt.budget_options
 @opt.batch_sizes
+@opt.runtime
 @opt.machine_options
 @click.option("--within", type=opt.Duration(), help="Begin no further candidate after so long: 20m.")
 @click.option(

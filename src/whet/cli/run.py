@@ -18,6 +18,7 @@ from whet.cli import options as opt
 @opt.model_options
 @opt.budget_options
 @opt.batch_sizes
+@opt.runtime
 @opt.machine_options
 @click.option("--out", metavar="RUN", help="The folder; the same command on it resumes.")
 @click.option(

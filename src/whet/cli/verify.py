@@ -14,11 +14,12 @@ def command(bundle: str, as_json: bool) -> int:
     """Check that BUNDLE is as it was sealed, and that it runs and answers here as it did then."""
     from pathlib import Path
 
-    from whet import api, plain
     from whet.errors import UserError
 
     if not Path(bundle).is_dir():
         raise UserError(f"{bundle} is not a folder; name a bundle, such as RUN/bundle")
+    from whet import api, plain
+
     checks = api.verify(bundle)
     if as_json:
         click.echo(plain.dumps({"ok": all(check.ok for check in checks), "checks": checks}), nl=False)

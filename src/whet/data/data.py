@@ -12,7 +12,7 @@ import numpy as np
 
 from whet.data.preprocess import Postprocess, Preprocess
 from whet.data.samples import Samples, Subset, samples_of
-from whet.errors import DataError
+from whet.errors import DataError, MissingDependency
 
 if TYPE_CHECKING:
     from whet.types import Array, Batch
@@ -90,15 +90,23 @@ class Splits:
         rows = self.parts[part].rows(indices)
         try:
             batch = {name: self.preprocess(values) for name, values in rows.items()}
-            for name, array in batch.items():
-                if not isinstance(array, np.ndarray):
-                    raise ValueError("samples differ in size")
-                _check_finite(name, array, part, indices)
         except ValueError as error:
-            raise DataError(
-                f"{part}: {error}; give --preprocess 'resize=...; crop=...', or pad the data"
-            ) from error
+            raise DataError(f"{part}: {error}") from error
+        except ModuleNotFoundError as error:
+            raise MissingDependency.of("Pillow", "report") from error
+        for name, array in batch.items():
+            self._check_finite(name, array, part, indices)
         return batch
+
+    def _check_finite(self, name: str, array: Array, part: Part, indices: Any) -> None:
+        if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all():
+            return
+        number = int(indices[int(np.argwhere(~np.isfinite(array))[0][0])])
+        row, samples = number, self.parts[part]
+        while isinstance(samples, Subset):
+            row, samples = int(samples.indices[row]), samples.base
+        where = "" if samples is self.parts[part] else f" (row {row} as it was given)"
+        raise DataError(f"sample {number} of {part}{where} has a NaN or infinite value in {name!r}; clean the data")
 
     def batches(self, part: Part, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield the inputs of a part in order, ``size`` samples at a time; only one batch is in memory."""
@@ -107,7 +115,7 @@ class Splits:
             yield self.batch(part, range(start, min(start + size, count)))
 
     def fingerprint(self) -> str:
-        """Return a hash of all samples, the preprocessing and the task."""
+        """Return a hash of all samples, the preprocessing and the names of the classes."""
         digest = hashlib.sha256(repr((self.preprocess, self.classes)).encode())
         for part, samples in sorted(self.parts.items()):
             digest.update(f"{part}{samples.fingerprint()}".encode())
@@ -154,8 +162,7 @@ def _carve(samples: Samples, name: str, seed: int, notes: list[str]) -> tuple[Su
     if total < 2:
         raise DataError(f"{total} test sample cannot be parted to make {name!r}; give more samples")
     wanted = int(min(max(total * _SELECT_SHARE, _SELECT_LEAST), _SELECT_MOST, total // 2))
-    labels = samples.labels()
-    taken = stratified(total, labels if labels is not None and labels.ndim == 1 else None, wanted, seed)
+    taken = stratified(total, samples.labels(), wanted, seed)
     rest = np.setdiff1d(np.arange(total), taken)
     notes.append(
         f"No {name} part was given: {len(taken)} of {total} test samples were set apart for it, "
@@ -167,20 +174,39 @@ def _carve(samples: Samples, name: str, seed: int, notes: list[str]) -> tuple[Su
 def stratified(total: int, labels: Array | None, wanted: int, seed: int) -> Array:
     """Return about ``wanted`` of ``total`` numbers, sorted, the same share of each class.
 
-    Which numbers are taken follows from a hash of each, not from the order of drawing.
+    Which numbers are taken follows from a hash of each, not from the order of drawing. Labels that are no class
+    numbers are not looked at.
     """
     order = np.array([_hash(index, seed) for index in range(total)], dtype=np.uint64)
     classes = [np.arange(total)]
-    if labels is not None and np.issubdtype(labels.dtype, np.integer):
-        values = np.unique(labels)
+    strata = _strata(labels)
+    if strata is not None:
+        values = np.unique(strata)
         if len(values) <= wanted:
-            classes = [np.flatnonzero(labels == value) for value in values]
+            classes = [np.flatnonzero(strata == value) for value in values]
     taken: list[int] = []
-    for members in classes:
-        share = round(wanted * len(members) / total)
-        share = min(max(share, 1), max(len(members) - 1, 0))
+    for members, share in zip(classes, _shares(classes, wanted), strict=True):
         taken.extend(members[np.argsort(order[members], kind="stable")[:share]])
     return np.sort(np.array(taken, dtype=np.int64))
+
+
+def _strata(labels: Array | None) -> Array | None:
+    """Return a class number a sample, of whole numbers (N,) or (N, 1) or one-hot rows; None of others."""
+    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    elif labels is not None and labels.ndim == 2 and (np.count_nonzero(labels, axis=1) == 1).all():
+        labels = labels.argmax(axis=1)
+    return labels if labels is not None and labels.ndim == 1 and labels.dtype.kind in "biu" else None
+
+
+def _shares(classes: list[Array], wanted: int) -> Array:
+    """Part ``wanted`` among classes by their sizes: one at least of each, and one at least is left."""
+    sizes = np.array([len(members) for members in classes])
+    exact = wanted * sizes / sizes.sum()
+    shares = np.floor(exact).astype(np.int64)
+    nearest = np.argsort(shares - exact, kind="stable")  # the greatest remainders get what is over
+    shares[nearest[: wanted - shares.sum()]] += 1
+    return np.asarray(np.minimum(np.maximum(shares, 1), sizes - 1))
 
 
 def _spread(samples: Samples, most: int, seed: int) -> Samples:
@@ -192,9 +218,3 @@ def _spread(samples: Samples, most: int, seed: int) -> Samples:
 
 def _hash(index: int, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest(), "big")
-
-
-def _check_finite(name: str, array: Array, part: Part, indices: Any) -> None:
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        bad = int(indices[int(np.argwhere(~np.isfinite(array))[0][0])])
-        raise DataError(f"sample {bad} of {part} has a NaN or infinite value in {name!r}; clean the data")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from whet.data.data import Data
-from whet.data.samples import ArraySamples, FileSamples, Samples
+from whet.data.samples import FileSamples, Samples, samples_of
 from whet.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,15 +37,14 @@ def read_folder(path: Path) -> Data:
     Raises:
         DataError: It holds none of these.
     """
-    names = sorted(entry.name for entry in path.iterdir())
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if any(re.search(r"idx\d-ubyte(\.gz)?$", name) for name in names):
         return _read_idx(path)
     if any(name.endswith(".npz") for name in names):
-        return read_npz(sorted(path.glob("*.npz")))
+        return read_npz([path / name for name in names if name.endswith(".npz")])
     if any(name.endswith(".npy") for name in names):
-        return _read_npy(sorted(path.glob("*.npy")))
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
-    if folders:
+        return _read_npy([path / name for name in names if name.endswith(".npy")])
+    if folders := _folders(path):
         return _read_pictures(path, folders)
     raise DataError(
         f"{path} holds no data that is known: idx .gz files, .npz or .npy files, or one folder a class of pictures"
@@ -60,22 +59,44 @@ def read_npz(paths: list[Path]) -> Data:
     arrays: dict[str, Array] = {}
     for path in paths:
         part = _PARTS.get(path.stem.lower())
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                for key in archive.files:
-                    arrays[f"{key}_{part}" if part else key] = archive[key]
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path} cannot be read as an .npz of plain arrays ({error})") from error
+        for key, array in _load_npz(path).items():
+            name = f"{key}_{part}" if part and not _part_of(key) else key
+            if name in arrays:
+                raise DataError(
+                    f"{path.parent} has {key!r} in several files, {path.name} among them; "
+                    f"name the files train.npz, select.npz and test.npz"
+                )
+            arrays[name] = array
     return _by_part(arrays, paths[0].parent if len(paths) > 1 else paths[0])
+
+
+def _load_npz(path: Path) -> dict[str, Array]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read as an .npz of plain arrays ({error}); write it with numpy.savez, numbers only"
+        ) from error
 
 
 def _read_npy(paths: list[Path]) -> Data:
     """Read ``x_train.npy``, ``y_train.npy``, ... as memory maps: they may be larger than memory."""
-    try:
-        arrays: dict[str, Array] = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in paths}
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"an array of {paths[0].parent} cannot be read ({error})") from error
+    arrays: dict[str, Array] = {}
+    for path in paths:
+        try:
+            arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(
+                f"{path} cannot be read as a plain array ({error}); write it with numpy.save, numbers only"
+            ) from error
     return _by_part(arrays, paths[0].parent)
+
+
+def _part_of(key: str) -> str:
+    """Return the part that an array's name ends in, or nothing."""
+    stem, _, ending = key.rpartition("_")
+    return _PARTS.get(ending.lower(), "") if stem else ""
 
 
 def _by_part(arrays: dict[str, Array], where: Path) -> Data:
@@ -83,9 +104,8 @@ def _by_part(arrays: dict[str, Array], where: Path) -> Data:
     inputs: dict[str, dict[str, Array]] = defaultdict(dict)
     labels: dict[str, Array] = {}
     for key, array in arrays.items():
-        stem, _, ending = key.rpartition("_")
-        part = _PARTS.get(ending.lower(), "") if stem else ""
-        name = stem if part else key
+        part = _part_of(key)
+        name = key.rpartition("_")[0] if part else key
         part = part or "test"
         if name.lower() in _LABELS:
             labels[part] = array
@@ -96,7 +116,7 @@ def _by_part(arrays: dict[str, Array], where: Path) -> Data:
             f"{where} has no test part (arrays: {', '.join(sorted(arrays))}); "
             f"name them x_train, y_train, x_test, y_test"
         )
-    return _data({part: ArraySamples(columns, labels.get(part)) for part, columns in inputs.items()})
+    return _data({part: samples_of((columns, labels.get(part))) for part, columns in inputs.items()})
 
 
 def _read_idx(path: Path) -> Data:
@@ -134,11 +154,14 @@ def _read_pictures(path: Path, folders: list[Path]) -> Data:
         return Data(test=_pictures(folders, classes), classes=tuple(classes))
     if "test" not in parts:
         raise DataError(f"{path} has no test folder (it has {', '.join(parts)}); a verdict needs one")
-    per_part = {
-        part: sorted(entry for entry in folder.iterdir() if entry.is_dir()) for part, folder in parts.items()
-    }
+    per_part = {part: _folders(folder) for part, folder in parts.items()}
     classes = sorted({folder.name for members in per_part.values() for folder in members})
     return _data({part: _pictures(members, classes) for part, members in per_part.items()}, classes)
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the folders in a folder, but for hidden ones such as ``.ipynb_checkpoints``."""
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _data(parts: Mapping[str, Samples], classes: Iterable[str] = ()) -> Data:
@@ -155,7 +178,9 @@ def _pictures(folders: Iterable[Path], classes: list[str]) -> FileSamples:
     paths: list[Path] = []
     labels: list[int] = []
     for folder in folders:
-        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES)
+        found = sorted(
+            file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and not file.name.startswith(".")
+        )
         paths.extend(found)
         labels.extend([classes.index(folder.name)] * len(found))
     return FileSamples(tuple(paths), np.array(labels, dtype=np.int64))

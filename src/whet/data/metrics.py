@@ -25,9 +25,9 @@ def decide(outputs: Array, *, logits: bool) -> Array:
 def classification(outputs: Array, labels: Array, *, logits: bool) -> dict[str, float]:
     """Return the metrics of a classifier; means over classes are unweighted (macro), over classes with samples.
 
-    Accuracy; cross-entropy (nats); precision, sensitivity (recall), F1; balanced accuracy; G-mean, the geometric
-    mean of the classes' sensitivities (Kubat and Matwin 1997); AUC, one against the rest; worst class, the least
-    sensitivity of any class.
+    Accuracy; cross-entropy (nats; a probability counts as 1e-12 at least); precision, sensitivity (recall), F1;
+    balanced accuracy; G-mean, the geometric mean of the classes' sensitivities (Kubat and Matwin 1997); AUC, one
+    against the rest; worst class, the least sensitivity of any class.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -56,7 +56,7 @@ def confusion(outputs: Array, labels: Array, *, logits: bool, classes: int) -> A
 
 
 def regression(outputs: Array, labels: Array) -> dict[str, float]:
-    """Return mean squared error (the loss), MAE, RMSE, and R2 over all elements."""
+    """Return mean squared error (the loss), MAE, RMSE, and R2 over all elements (NaN for a single one)."""
     from sklearn.metrics import r2_score
 
     values, wanted = outputs.reshape(len(labels), -1), labels.reshape(len(labels), -1)
@@ -66,7 +66,7 @@ def regression(outputs: Array, labels: Array) -> dict[str, float]:
         "loss": mse,
         "mae": float(np.abs(error).mean()),
         "rmse": float(np.sqrt(mse)),
-        "r2": float(r2_score(wanted.ravel(), values.ravel())),
+        "r2": float(r2_score(wanted.ravel(), values.ravel())) if wanted.size > 1 else float("nan"),
     }
 
 
@@ -74,7 +74,8 @@ def fidelity(outputs: Array, original: Array, *, classes: bool, logits: bool = T
     """Return how near outputs (N, ...) come to the original's.
 
     SQNR: ten times the decimal logarithm of the original's energy over the energy of the difference, in dB.
-    Cosine: mean over samples. Explained: 1 - variance of the difference over variance of the original.
+    Cosine: mean over samples; two rows of zeros are alike. Explained: 1 - energy of the difference over the
+    original's variance, all columns together (R2 with the original as the truth).
     For classifiers also agreement (share of samples with the same choice) and KL, the mean divergence of the
     probabilities from the original's, in nats.
     """
@@ -84,10 +85,9 @@ def fidelity(outputs: Array, original: Array, *, classes: bool, logits: bool = T
     )
     noise, energy = float(((a - b) ** 2).sum()), float((a**2).sum())
     spread = float(((a - a.mean(axis=0)) ** 2).sum())
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     found = {
-        "sqnr_db": 10 * np.log10(energy / noise) if noise > 0 and energy > 0 else float("inf"),
-        "cosine": float(((a * b).sum(axis=1) / np.maximum(norms, 1e-30)).mean()),
+        "sqnr_db": _decibels(energy, noise),
+        "cosine": float(_cosines(a, b).mean()),
         "explained": 1 - noise / spread if spread > 0 else float(noise == 0),
     }
     if classes:
@@ -97,6 +97,20 @@ def fidelity(outputs: Array, original: Array, *, classes: bool, logits: bool = T
         same = decide(outputs, logits=logits) == decide(original, logits=logits)
         found["agreement"] = float(same.mean())
     return {name: float(value) for name, value in found.items()}
+
+
+def _decibels(energy: float, noise: float) -> float:
+    if noise == 0:
+        return float("inf")
+    return 10 * float(np.log10(energy / noise)) if energy > 0 else float("-inf")
+
+
+def _cosines(a: Array, b: Array) -> Array:
+    """Return the cosine of each row of two (N, M); 1 where both are zero, 0 where one is."""
+    norm_a, norm_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    norms = norm_a * norm_b
+    cosines = (a * b).sum(axis=1) / np.where(norms > 0, norms, 1)
+    return np.where((norm_a == 0) & (norm_b == 0), 1.0, cosines)
 
 
 def are_logits(outputs: Array) -> bool:

@@ -26,8 +26,8 @@ class Preprocess:
 
     Attributes:
         color: ``RGB`` or ``L`` (grey): what a picture is converted to; None leaves it.
-        resize: Length of the short side in pixels, or (height, width).
-        crop: Side of the centre square in pixels, or (height, width).
+        resize: Length of the short side in pixels, or (height, width); sizes are rounded as by torchvision.
+        crop: Side of the centre square in pixels, or (height, width); placed as by torchvision.
         interpolation: How Pillow resamples.
         scale: Factor on the raw values, before the mean is taken off: 1/255 for bytes.
         mean: Taken off, by channel (the last axis of a raw sample); one number serves all.
@@ -55,7 +55,7 @@ class Preprocess:
         """Map raw samples, stacked (N, ...) or a list of differing sizes, to one input (N, ...).
 
         Raises:
-            ValueError: The samples still differ in size.
+            ValueError: The samples still differ in size, are no pictures, or have other channels.
         """
         if self.identity and isinstance(raw, np.ndarray):
             return raw
@@ -65,46 +65,63 @@ class Preprocess:
         if not isinstance(samples, np.ndarray):
             shapes = sorted({sample.shape for sample in samples})
             if len(shapes) > 1:
-                raise ValueError(f"samples differ in size ({shapes[0]} and {shapes[1]}); resize and crop them")
+                cure = "resize=...; crop=..." if len({len(shape) for shape in shapes}) == 1 else "color=RGB"
+                raise ValueError(
+                    f"samples differ in size ({shapes[0]} and {shapes[1]}); give --preprocess '{cure}', or pad them"
+                )
             samples = np.stack(samples)
-        return self._numbers(samples)
+        return samples if self.identity else self._numbers(samples)
 
     def _picture(self, sample: Array) -> Array:
         """Colour, resize and crop one (H, W) or (H, W, C) array of bytes."""
-        from PIL import Image
-
-        image = Image.fromarray(sample.squeeze(-1) if sample.ndim == 3 and sample.shape[-1] == 1 else sample)
+        image = _open(sample)
         if self.color and image.mode != self.color:
+            if sample.dtype != np.uint8:
+                raise ValueError(f"color={self.color} converts pictures of bytes, these are {sample.dtype}")
             image = image.convert(self.color)
         if self.resize:
-            width, height = image.size
-            if isinstance(self.resize, int):
-                ratio = self.resize / min(width, height)
-                size = (max(round(width * ratio), self.resize), max(round(height * ratio), self.resize))
-            else:
-                size = (self.resize[1], self.resize[0])
-            image = image.resize(size, Image.Resampling(_FILTERS[self.interpolation]))
+            image = image.resize(self._size(*image.size), _FILTERS[self.interpolation])
         if self.crop:
             high, wide = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
-            left, top = (image.width - wide) // 2, (image.height - high) // 2
-            if left < 0 or top < 0:
-                raise ValueError(f"a {image.width}x{image.height} picture cannot be cropped to {wide}x{high}")
+            left, top = round((image.width - wide) / 2), round((image.height - high) / 2)
+            if wide > image.width or high > image.height:
+                raise ValueError(
+                    f"a {image.width}x{image.height} picture cannot be cropped to {wide}x{high}; resize it first"
+                )
             image = image.crop((left, top, left + wide, top + high))
         return np.asarray(image)
 
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the (width, height) to resize to; a short side's length decides the long side's, rounded down."""
+        if not isinstance(self.resize, int):
+            high, wide = self.resize or (height, width)
+            return wide, high
+        if width <= height:
+            return self.resize, int(self.resize * height / width)
+        return int(self.resize * width / height), self.resize
+
     def _numbers(self, samples: Array) -> Array:
-        """Scale, normalise and lay out (N, ...) samples."""
-        values = samples.astype(self.dtype) if self.scale == 1.0 else samples.astype(self.dtype) * self.scale
-        grey = samples.ndim == 3 and self.layout is not None  # (N, H, W)
-        if grey:
-            values = values[..., None]
-        if self.mean:
-            values = values - np.asarray(self.mean, self.dtype)
-        if self.std:
-            values = values / np.asarray(self.std, self.dtype)
+        """Scale, normalise and lay out (N, ...) samples; the arithmetic is in float32 at least."""
+        values = samples[..., None] if samples.ndim == 3 and self.layout is not None else samples  # (N, H, W)
+        if self.scale != 1.0 or self.mean or self.std:
+            kind = np.result_type(self.dtype, np.float32)
+            values = values.astype(kind) * self.scale
+            if self.mean:
+                values = values - self._channels("mean", self.mean, values).astype(kind)
+            if self.std:
+                values = values / self._channels("std", self.std, values).astype(kind)
         if self.layout == "CHW":
             values = np.moveaxis(values, -1, 1)
         return np.ascontiguousarray(values, dtype=self.dtype)
+
+    def _channels(self, name: str, numbers: tuple[float, ...], values: Array) -> Array:
+        """Return one number a channel, or one for all."""
+        if len(numbers) not in (1, values.shape[-1]):
+            raise ValueError(
+                f"{name} has {len(numbers)} numbers, the samples have {values.shape[-1]} channels "
+                f"(their last axis); give one number a channel, or one for all"
+            )
+        return np.asarray(numbers)
 
 
 @dataclass(frozen=True)
@@ -142,7 +159,7 @@ def probabilities(outputs: Array, *, softmax: bool) -> Array:
     """Return (N, classes) shares of one; a single column is the second of two classes."""
     values = outputs.reshape(len(outputs), -1).astype(np.float64)
     if values.shape[1] == 1:
-        positive = 1 / (1 + np.exp(-values)) if softmax else values
+        positive = np.exp(-np.logaddexp(0, -values)) if softmax else values
         return np.concatenate([1 - positive, positive], axis=1)
     if not softmax:
         return values
@@ -157,7 +174,22 @@ def read_raw(path: Path) -> Array:
     from PIL import Image
 
     with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); save it as 8-bit, or as .npy")
         return np.asarray(image.convert("RGB") if image.mode not in ("L", "RGB") else image)
+
+
+def _open(sample: Array) -> Any:
+    """Return an array (H, W), (H, W, 1) or (H, W, 3) as a picture."""
+    from PIL import Image
+
+    try:
+        return Image.fromarray(sample.squeeze(-1) if sample.ndim == 3 and sample.shape[-1] == 1 else sample)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"colour, resize and crop take pictures of bytes, (H, W) or (H, W, 3); a sample is "
+            f"{sample.dtype} {sample.shape}"
+        ) from error
 
 
 def to_json(preprocess: Preprocess, postprocess: Postprocess) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from whet.data.preprocess import read_raw
-from whet.errors import DataError
+from whet.errors import DataError, MissingDependency
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -22,6 +25,7 @@ Rows = Mapping[str, Any]
 _PROBES = 64  # samples of a Dataset that stand for all in its fingerprint
 
 
+@runtime_checkable
 class Samples(Protocol):
     """A numbered collection of raw inputs, with labels or without."""
 
@@ -51,7 +55,9 @@ class ArraySamples:
     targets: Array | None = None
 
     def __post_init__(self) -> None:
-        """Refuse arrays of unequal length."""
+        """Refuse no inputs at all, and arrays of unequal length."""
+        if not self.inputs:
+            raise DataError("a part of the data has no inputs; give an array, or a dict of named arrays")
         lengths = {name: len(array) for name, array in self.inputs.items()}
         if self.targets is not None:
             lengths["labels"] = len(self.targets)
@@ -73,8 +79,8 @@ class ArraySamples:
     def fingerprint(self) -> str:
         """Hash every byte."""
         digest = hashlib.sha256()
-        arrays = {**self.inputs, **({} if self.targets is None else {"labels": self.targets})}
-        for name, array in sorted(arrays.items()):
+        arrays = sorted(self.inputs.items())
+        for name, array in [*arrays, *([] if self.targets is None else [("labels:", self.targets)])]:
             digest.update(f"{name}{array.dtype}{array.shape}".encode())
             for start in range(0, len(array), 4096):
                 digest.update(np.ascontiguousarray(array[start : start + 4096]).tobytes())
@@ -103,8 +109,8 @@ class FileSamples:
             path = self.paths[index]
             try:
                 pictures.append(read_raw(path))
-            except ModuleNotFoundError:
-                raise
+            except ModuleNotFoundError as error:
+                raise MissingDependency.of("Pillow", "report") from error
             except Exception as error:
                 raise DataError(
                     f"{path} cannot be read as a picture ({type(error).__name__}: {error}); mend or remove it"
@@ -129,7 +135,7 @@ class FileSamples:
 
 @dataclass(frozen=True)
 class DatasetSamples:
-    """A torch Dataset with a length; its items are ``x``, ``(x, y)`` or ``{name: x}`` with or without ``y``."""
+    """A torch Dataset with a length; its items are ``x``, ``(x,)`` or ``(x, y)``, where x may be ``{name: x}``."""
 
     dataset: Any
     cache: dict[str, Array | None] = field(default_factory=dict, compare=False)
@@ -147,7 +153,7 @@ class DatasetSamples:
 
     def rows(self, indices: Sequence[int]) -> Rows:
         """Fetch items one by one and stack them."""
-        items = [_item(self.dataset[int(index)])[0] for index in indices]
+        items = [self._get(int(index))[0] for index in indices]
         rows: dict[str, Any] = {}
         for name in items[0]:
             column = [item[name] for item in items]
@@ -162,21 +168,32 @@ class DatasetSamples:
 
     def _collect(self) -> Array | None:
         targets = getattr(self.dataset, "targets", None)
-        if targets is not None and len(targets) == len(self):
-            return np.asarray(targets)
-        found = [_item(self.dataset[index])[1] for index in range(len(self))]
+        changed = getattr(self.dataset, "target_transform", None) is not None
+        if targets is not None and not changed and len(targets) == len(self):
+            return _array(targets)
+        found = [self._get(index)[1] for index in range(len(self))]
         if any(label is None for label in found):
             return None
-        return np.asarray(found)
+        return _array(found)
+
+    def _get(self, index: int) -> tuple[dict[str, Array], Any]:
+        try:
+            item = self.dataset[index]
+        except Exception as error:
+            raise DataError(
+                f"item {index} of the {type(self.dataset).__name__} raised {type(error).__name__}: {error}"
+            ) from error
+        return _item(item)
 
     def fingerprint(self) -> str:
-        """Hash the length and items spread evenly over the whole."""
+        """Hash the length and items spread evenly over the whole, random augmentation held still."""
         digest = hashlib.sha256(f"{type(self.dataset).__name__}{len(self)}".encode())
-        for index in np.unique(np.linspace(0, len(self) - 1, min(_PROBES, len(self))).astype(int)):
-            inputs, label = _item(self.dataset[int(index)])
-            for name, value in sorted(inputs.items()):
-                digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
-            digest.update(str(label).encode())
+        with _dice_held():
+            for index in np.unique(np.linspace(0, len(self) - 1, min(_PROBES, len(self))).astype(int)):
+                inputs, label = self._get(int(index))
+                for name, value in sorted(inputs.items()):
+                    digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+                digest.update(str(label).encode())
         return digest.hexdigest()[:24]
 
 
@@ -210,22 +227,24 @@ def samples_of(part: Any) -> Samples:
     """Turn what a user gives for one part into samples.
 
     Args:
-        part: ``(inputs, labels)`` with inputs an array or a dict of arrays and labels possibly None, such inputs
-            alone, a torch Dataset, or Samples.
+        part: ``(inputs, labels)`` with inputs an array, a list of rows or a dict of arrays and labels possibly
+            None, an array or such a dict alone, a torch Dataset, or Samples.
 
     Raises:
         DataError: It is something else, or its arrays differ in length.
     """
-    if isinstance(part, ArraySamples | FileSamples | DatasetSamples | Subset):
+    if isinstance(part, Samples):
         return part
     labels = None
     if isinstance(part, tuple | list) and len(part) == 2:
         part, labels = part
     if isinstance(part, Mapping):
         inputs = {str(name): _array(value) for name, value in part.items()}
-    elif hasattr(part, "__array__") or type(part).__module__ == "torch":
+    elif hasattr(part, "__array__") or (isinstance(part, list | tuple) and labels is not None):
         inputs = {"input": _array(part)}
-    elif hasattr(part, "__getitem__") or hasattr(part, "__iter__"):
+    elif not isinstance(part, str | bytes) and (hasattr(part, "__getitem__") or hasattr(part, "__iter__")):
+        if labels is not None:
+            raise DataError(f"a {type(part).__name__} gives its own labels with its items; give it alone")
         return DatasetSamples(part)
     else:
         raise DataError(
@@ -239,20 +258,30 @@ def _array(value: Any) -> Array:
     """Return an array, keeping memory maps as they are."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
-    array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    try:
+        array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    except ValueError:  # rows of differing lengths
+        array = np.empty(1, object)
     if array.dtype == object:
         raise DataError("an array holds objects of differing sizes, not numbers; pad them to one size")
     if array.ndim == 0:
-        raise DataError("an input is a single number, not an array with one row a sample")
+        raise DataError("inputs or labels are a single value; give an array with one row a sample")
     return array
 
 
 def _item(item: Any) -> tuple[dict[str, Array], Any]:
     """Split an item of a Dataset into named inputs and a label."""
     label = None
-    if isinstance(item, tuple | list) and len(item) == 2:
-        item, label = item
-        label = np.asarray(label.detach().cpu() if hasattr(label, "detach") else label)
+    if isinstance(item, tuple | list):
+        if len(item) not in (1, 2):
+            raise DataError(
+                f"an item of a Dataset is x, (x, y) or {{name: x}}, this one has {len(item)} elements; "
+                f"name several inputs in a dict"
+            )
+        label = item[1] if len(item) == 2 else None
+        item = item[0]
+    if label is not None:
+        label = _value(label)
     if isinstance(item, Mapping):
         return {str(name): _value(value) for name, value in item.items()}, label
     return {"input": _value(item)}, label
@@ -260,6 +289,25 @@ def _item(item: Any) -> tuple[dict[str, Array], Any]:
 
 def _value(value: Any) -> Array:
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+@contextmanager
+def _dice_held() -> Iterator[None]:
+    """Let ``random``, NumPy and torch draw the same numbers every time, then go on as if nothing had been."""
+    torch = sys.modules.get("torch")
+    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    before_torch = None if torch is None else torch.default_generator.get_state()
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    if torch is not None:
+        torch.default_generator.manual_seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(before_numpy)  # noqa: NPY002
+        if torch is not None:
+            torch.default_generator.set_state(before_torch)
 
 
 def _as_slice(indices: Sequence[int]) -> Any:

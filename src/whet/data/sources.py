@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def data_source(data: Any, *, preprocess: Preprocess | None = None, task: Any = 
         if parts is not None:
             name = f"{parts[0].resolve()}:{parts[1]}"
         elif name not in builtin.NAMES:
-            if not Path(name).exists():
+            if not name or not Path(name).exists():
                 raise DataError(
                     f"the data {name!r} is neither a file, a folder nor a built-in name"
                     f"{did_you_mean(name, builtin.NAMES)}"
@@ -81,11 +82,15 @@ def as_data(value: Any) -> Data:
     """Turn what a factory returns, or a program holds, into Data.
 
     Raises:
-        DataError: It is neither Data, nor ``(train, test)``, nor ``(train, select, test)``.
+        DataError: It is neither Data, nor its fields in a dict, nor ``(train, test)``, ``(train, select, test)``.
     """
     if isinstance(value, Data):
         return value
-    if isinstance(value, Mapping) and "test" in value:
+    if isinstance(value, Mapping):
+        known = [item.name for item in fields(Data)]
+        for name in value:
+            if name not in known:
+                raise DataError(f"data has no part {name!r}{did_you_mean(str(name), known)}")
         return Data(**value)
     if isinstance(value, tuple | list) and len(value) == 2:
         return Data(train=value[0], test=value[1])
@@ -138,7 +143,7 @@ def parse_preprocess(text: str) -> Preprocess:
 
         try:
             raw = tomllib.loads(Path(text).read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise DataError(f"cannot read the preprocessing in {text}: {error}") from error
         pairs = {key: value if isinstance(value, str) else _text(value) for key, value in raw.items()}
     else:
@@ -168,11 +173,21 @@ def _pair(part: str) -> tuple[str, str]:
 
 def _number(text: str) -> float:
     over, slash, under = text.partition("/")
-    return float(over) / float(under) if slash else float(text)
+    number = float(over) / float(under) if slash else float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(_number(word) for word in text.split(","))
+
+
+def _divisors(text: str) -> tuple[float, ...]:
+    numbers = _numbers(text)
+    if 0 in numbers:
+        raise ValueError(text)
+    return numbers
 
 
 def _size(text: str) -> int | tuple[int, int]:
@@ -202,7 +217,7 @@ _READERS: Mapping[str, _Reader] = {
     "interpolation": _Reader(_one_of(*_FILTERS), f"one of {', '.join(_FILTERS)}"),
     "scale": _Reader(_number, "a number, such as 1/255"),
     "mean": _Reader(_numbers, "one number a channel, or imagenet"),
-    "std": _Reader(_numbers, "one number a channel, or imagenet"),
+    "std": _Reader(_divisors, "one number a channel, none of them 0, or imagenet"),
     "layout": _Reader(_one_of("CHW", "HWC"), "CHW or HWC"),
     "dtype": _Reader(_one_of("float32", "float16", "int64", "int32", "uint8"), "float32 or another NumPy type"),
 }

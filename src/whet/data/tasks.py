@@ -92,7 +92,7 @@ class Classification:
         if least < 0 or most >= self.classes:
             raise DataError(
                 f"labels run from {least} to {most}, the model has {self.classes} classes "
-                f"(0 to {self.classes - 1}); number the labels as the model's outputs are"
+                f"(0 to {self.classes - 1}); number the labels as the outputs are, or give --task regression"
             )
         if least == most:
             raise DataError(f"every label is {least}: one class alone says nothing about a classifier; add others")
@@ -186,6 +186,12 @@ class Custom:
     classes: int = 0
     logits: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a goal that is neither more nor less."""
+        goal = getattr(self.function, "goal", "max")
+        if goal not in ("max", "min"):
+            raise DataError(f"the goal of the metric {self.name} is {goal!r}; write 'max' or 'min'")
+
     @property
     def name(self) -> str:
         """The function's name."""
@@ -231,7 +237,7 @@ def resolve_task(given: Any, outputs: Array, labels: Array | None) -> Task:
         labels: Of these samples, or None.
 
     Raises:
-        DataError: The name is unknown.
+        DataError: The name is unknown, or such labels or outputs cannot be judged so.
     """
     width = int(outputs.shape[-1]) if outputs.ndim == 2 else (1 if outputs.ndim == 1 else 0)
     classes = 2 if width == 1 else width
@@ -241,18 +247,23 @@ def resolve_task(given: Any, outputs: Array, labels: Array | None) -> Task:
     if isinstance(given, str) and (parts := userfile.split(given)):
         return Custom(userfile.find(*parts, DataError))
     if given is not None and not isinstance(given, str):
-        return cast("Task", given)
+        return _own(given)
     if given is not None and given not in NAMES:
         raise DataError(f"unknown task {given!r}{did_you_mean(given, NAMES)} or file.py:metric")
-    name = given or _guess(labels)
+    if labels is not None and labels.dtype.kind not in "biuf":
+        raise DataError(f"the labels are {labels.dtype}, not numbers; number the classes from 0")
+    name = given or _guess(labels, width)
     if name == "classification" and labels is not None:
         if not classes:
-            raise DataError(f"a classifier's outputs are (N, classes), these are {list(outputs.shape)}")
+            raise DataError(
+                f"a classifier's outputs are (N, classes), these are {list(outputs.shape)}; "
+                f"give a metric of your own with --task file.py:metric"
+            )
         return Classification(classes, logits)
     if name == "regression" and labels is not None:
         return Regression()
-    scores = classes if given != "regression" and width > 1 else 0
-    return Fidelity(scores, logits)
+    several = given == "classification" or (given != "regression" and width > 1)
+    return Fidelity(classes if several else 0, logits)
 
 
 def class_numbers(labels: Array | None, task: Task) -> Array | None:
@@ -261,7 +272,13 @@ def class_numbers(labels: Array | None, task: Task) -> Array | None:
         return labels
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim == 2:
+    if labels.ndim > 1:
+        shares = labels.reshape(len(labels), -1)
+        if labels.ndim > 2 or not np.allclose(shares.sum(axis=1), 1) or shares.min() < 0:
+            raise DataError(
+                f"labels are {list(labels.shape)} and not one-hot rows; "
+                f"give one class number a sample, or --task regression"
+            )
         labels = labels.argmax(axis=1)
     if not np.issubdtype(labels.dtype, np.integer) and not np.array_equal(labels, np.round(labels)):
         raise DataError("the labels are not whole numbers; a classifier's labels are class numbers")
@@ -275,11 +292,27 @@ def task_name(given: Any) -> str | None:
     return getattr(given, "__name__", type(given).__name__)
 
 
-def _guess(labels: Array | None) -> str:
+def _own(given: Any) -> Task:
+    if not hasattr(given, "metric") or not hasattr(given, "scores"):
+        raise DataError(
+            f"a task is one of {', '.join(NAMES)}, file.py:metric or metric(outputs, labels), "
+            f"this is a {type(given).__name__}"
+        )
+    return cast("Task", given)
+
+
+def _guess(labels: Array | None, width: int) -> str:
+    """Tell the task by the labels: whole numbers and one-hot rows are classes."""
     if labels is None:
         return "fidelity"
-    whole = np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool
-    return "classification" if whole else "regression"
+    if labels.dtype.kind in "biu":
+        return "classification"
+    one_hot = labels.ndim == 2 and labels.shape[1] == width > 1 and _are_one_hot(labels)
+    return "classification" if one_hot else "regression"
+
+
+def _are_one_hot(labels: Array) -> bool:
+    return bool((np.count_nonzero(labels, axis=1) == 1).all() and (labels.max(axis=1) == 1).all())
 
 
 def _check_outputs(outputs: Array, truth: Array | None) -> None:

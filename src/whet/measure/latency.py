@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _ROUND_MS = 8.0  # what one contestant's turn lasts at least, in as many calls as that takes
 _MOST_CALLS = 64
 _CHECK_EVERY = 5  # rounds
+_LEAST_ROUNDS = 6  # fewer bound no ratio at 95 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,10 @@ class Effort:
     """How long to measure.
 
     Attributes:
-        rounds: At least so many, unless one takes too long.
+        rounds: At least so many, unless they take too long.
         most_rounds: At most.
-        seconds: Stop after so long once the least rounds are done, or half of them if one round is that slow.
+        seconds: Stop after so long once the least rounds are done; after four times as long with a third of them
+            (but six, which an interval needs).
         precision: Stop when every ratio's interval is narrower than this share of it.
     """
 
@@ -61,8 +63,8 @@ class Timings:
 
     def ratio(self, first: str, second: str, confidence: float = 0.95) -> tuple[float, Interval]:
         """Return how many times as long ``first`` takes as ``second``, with an interval over rounds."""
-        point, low, high = statistics.ratio_of_medians(self.rounds_ms[first], self.rounds_ms[second], confidence)
-        return point, Interval(low, high, confidence, "bootstrap over paired rounds")
+        point, low, high = statistics.paired_ratio(self.rounds_ms[first], self.rounds_ms[second], confidence)
+        return point, Interval(low, high, confidence, "median of paired rounds, exact")
 
 
 def race(
@@ -140,7 +142,7 @@ def _turn(call: Callable[[], object], times: int) -> list[float]:
 
 def _enough(times: Mapping[str, list[list[float]]], done: int, spent: float, effort: Effort) -> bool:
     if done < effort.rounds:
-        return spent > 4 * effort.seconds and done >= max(3, effort.rounds // 3)
+        return spent > 4 * effort.seconds and done >= max(_LEAST_ROUNDS, effort.rounds // 3)
     if spent > effort.seconds:
         return True
     if done % _CHECK_EVERY:
@@ -148,7 +150,7 @@ def _enough(times: Mapping[str, list[list[float]]], done: int, spent: float, eff
     rounds = {name: np.array([np.median(turn) for turn in turns]) for name, turns in times.items()}
     first, *others = rounds.values()
     for other in others:
-        value, low, high = statistics.ratio_of_medians(first, other)
+        value, low, high = statistics.paired_ratio(first, other)
         if high - low > effort.precision * value:
             return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import numpy as np
 
 from whet.data import metrics
 from whet.data.tasks import Task
-from whet.errors import PassError
+from whet.errors import DataError, PassError
 from whet.measure import statistics
 from whet.measure.measurement import Interval
 
@@ -128,15 +129,27 @@ def compare(
 
     Raises:
         PassError: The candidate's outputs are not finite, or of another shape.
+        DataError: The metric is a share of the original's, and that is 0.
     """
     if outputs.shape != original.shape:
-        raise PassError(f"outputs have shape {list(outputs.shape)}, the original's {list(original.shape)}")
+        raise PassError(
+            f"outputs have shape {list(outputs.shape)}, the original's {list(original.shape)}; "
+            f"compare models whose outputs have the same form"
+        )
     if not np.isfinite(outputs).all():
         share = 1 - float(np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1).mean())
-        raise PassError(f"outputs are NaN or infinite for {share:.1%} of the samples")
+        raise PassError(
+            f"outputs are NaN or infinite for {share:.1%} of the samples, the original's for none; "
+            f"leave the layers that overflow alone (exclude), or choose another pass"
+        )
     confidence = statistics.family_confidence(confidence, family)
     before, after = task.value(original, truth), task.value(outputs, truth)
     drop = task.metric.drop(before, after)
+    if not math.isfinite(drop):
+        raise DataError(
+            f"the original's {task.metric.name} is 0 on these {len(outputs)} samples, so no growth of it can be "
+            f"told; give labels that the model did not make, or --task fidelity"
+        )
     right, still = task.hits(original, truth), task.hits(outputs, truth)
     lost = won = None
     if right is not None and still is not None:
@@ -158,6 +171,8 @@ def _drop_of(task: Task, original: Array, outputs: Array, truth: Array) -> Calla
     """Return the drop as a function of sample numbers."""
     if task.name == "regression":
         return _rmse_growth(original, outputs, truth)
+    if task.name == "fidelity" and not task.classes:
+        return _unexplained(original, outputs)
 
     def drop(numbers: Array) -> float:
         before, after = task.value(original[numbers], truth[numbers]), task.value(outputs[numbers], truth[numbers])
@@ -173,7 +188,10 @@ def _rmse_growth(original: Array, outputs: Array, truth: Array) -> Callable[[Arr
     after = ((outputs.reshape(len(truth), -1) - wanted) ** 2).mean(axis=1)
 
     def growth(numbers: Array) -> float:
-        return float(np.sqrt(after[numbers].mean() / before[numbers].mean()) - 1)
+        was, now = float(before[numbers].mean()), float(after[numbers].mean())
+        if was == 0:
+            return 0.0 if now == 0 else math.inf
+        return math.sqrt(now / was) - 1
 
     return growth
 
@@ -181,20 +199,25 @@ def _rmse_growth(original: Array, outputs: Array, truth: Array) -> Callable[[Arr
 def _fidelity_interval(task: Task, original: Array, outputs: Array, confidence: float) -> Interval | None:
     """Bound the agreement (Wilson), or the explained share (bootstrap)."""
     if task.classes:
-        from scipy import stats
-
         same = metrics.decide(outputs, logits=task.logits) == metrics.decide(original, logits=task.logits)
-        two_sided = 2 * confidence - 1
-        found = stats.binomtest(int(same.sum()), len(same)).proportion_ci(two_sided, method="wilson")
-        return Interval(float(found.low), float(found.high), confidence, "Wilson", one_sided=True)
+        limits = statistics.proportion(int(same.sum()), len(same), confidence)
+        return Interval(*limits, confidence, "Wilson", one_sided=True)
+    if (original == original[:1]).all():
+        return None  # no variance, of which a share could be explained
+    low, high = statistics.bootstrap(_unexplained(original, outputs), len(outputs), confidence)
+    return Interval(1 - high, 1 - low, confidence, "paired bootstrap", one_sided=True)
+
+
+def _unexplained(original: Array, outputs: Array) -> Callable[[Array], float]:
+    """Return the unexplained share of the original's variance as a function of sample numbers, kept by sample."""
     a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (original, outputs))
     noise, spread = ((a - b) ** 2).sum(axis=1), ((a - a.mean(axis=0)) ** 2).sum(axis=1)
-    if not spread.sum():
-        return None
-    limits = statistics.bootstrap(
-        lambda numbers: 1 - float(noise[numbers].sum() / max(spread[numbers].sum(), 1e-300)), len(a), confidence
-    )
-    return Interval(*limits, confidence, "paired bootstrap", one_sided=True)
+
+    def share(numbers: Array) -> float:
+        lost, of = float(noise[numbers].sum()), float(spread[numbers].sum())
+        return lost / of if of > 0 else float(lost > 0)  # as metrics.fidelity has it
+
+    return share
 
 
 def _class_changes(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from whet.errors import SignatureError, did_you_mean
 from whet.types import TensorSpec
 
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
 _FORM = re.compile(
     r"^(?:(?P<name>[^=\[\]]+)=)?(?P<dtype>\w+)\[(?P<shape>[^\]]*)\]"
-    r"(?::(?P<low>-?[\d.]+(?:e-?\d+)?)\.\.(?P<high>-?[\d.]+(?:e-?\d+)?))?$"
+    rf"(?::(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER}))?$"
 )
 
 
@@ -34,12 +36,27 @@ def parse_input(text: str) -> TensorSpec:
     if dtype not in _DTYPES:
         raise SignatureError(f"unknown type {dtype!r} in {text!r}{did_you_mean(dtype, _DTYPES)}")
     sizes, free = _axes(match["shape"], text)
-    low, high = match["low"], match["high"]
-    bounds = (float(low), float(high)) if low is not None else (None, None)
-    if bounds[0] is not None and bounds[1] is not None and bounds[0] > bounds[1]:
-        raise SignatureError(f"the range in {text!r} runs backwards; write the least value first")
+    bounds = (
+        (None, None) if match["low"] is None else _bounds(float(match["low"]), float(match["high"]), dtype, text)
+    )
     shape = tuple(None if axis == 0 or axis in free else size for axis, size in enumerate(sizes))
     return TensorSpec(match["name"] or "", dtype, shape, tuple(sizes), *bounds)
+
+
+def _bounds(least: float, most: float, dtype: str, whole: str) -> tuple[float, float]:
+    """Check the range of synthetic values, which the type must be able to hold."""
+    import numpy as np
+
+    if least > most:
+        raise SignatureError(f"the range in {whole!r} runs backwards; write the least value first")
+    holds: tuple[float, float] = (0, 1)
+    if "int" in dtype:
+        holds = np.iinfo(dtype).min, np.iinfo(dtype).max
+    elif "float" in dtype:
+        holds = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    if least < holds[0] or most > holds[1] or not math.isfinite(most - least):
+        raise SignatureError(f"{dtype} cannot hold the range in {whole!r}; it takes {holds[0]} to {holds[1]}")
+    return least, most
 
 
 def _axes(text: str, whole: str) -> tuple[list[int], set[int]]:
@@ -49,7 +66,7 @@ def _axes(text: str, whole: str) -> tuple[list[int], set[int]]:
         if word.startswith("?"):
             free.add(axis)
             word = word[1:] or "1"  # noqa: PLW2901
-        if not word.isdigit() or int(word) < 1:
+        if not word.isdecimal() or int(word) < 1:
             raise SignatureError(f"cannot read axis {axis} of {whole!r}; an axis is 3, or ?128 where it is free")
         sizes.append(int(word))
     return sizes, free

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from whet import userfile
-from whet.errors import ModelError
+from whet.errors import ModelError, in_one_line
+from whet.models.identity import identity
 from whet.storage import sha256
 from whet.types import Format, TensorSpec
 
@@ -42,6 +43,7 @@ class Source:
         trust_pickle: Whether the user allowed weights to be unpickled.
         inputs: As given by ``--input``; empty if the data tells.
         memory: The cloudpickled object.
+        identity: A hash of that object, the same in every process; its pickle is not.
     """
 
     origin: Origin
@@ -52,6 +54,7 @@ class Source:
     trust_pickle: bool = False
     inputs: tuple[TensorSpec, ...] = ()
     memory: bytes = b""
+    identity: str = ""
 
     @property
     def name(self) -> str:
@@ -67,7 +70,7 @@ class Source:
         digest = hashlib.sha256(repr((self.origin, self.format, self.factory, self.inputs)).encode())
         for name in (self.path, self.weights):
             digest.update(sha256(Path(name)).encode() if name else b"-")
-        digest.update(hashlib.sha256(self.memory).digest())
+        digest.update((self.identity or hashlib.sha256(self.memory).hexdigest()).encode())
         return digest.hexdigest()[:24]
 
 
@@ -142,16 +145,19 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
-        memory = bytes(cloudpickle.dumps(model))
+        memory, told = bytes(cloudpickle.dumps(model)), identity(model)
     except Exception as error:
         raise ModelError(
-            f"the {kind.__name__} cannot be sent to a child process ({type(error).__name__}: {error}); "
+            f"the {kind.__name__} cannot be sent to a child process "
+            f"({type(error).__name__}: {in_one_line(error)}); "
             f"write a function that builds it, and give file.py:function"
         ) from error
     finally:
         for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)
-    return Source(Origin.MEMORY, Format.TORCH, factory=kind.__name__, inputs=tuple(inputs), memory=memory)
+    return Source(
+        Origin.MEMORY, Format.TORCH, factory=kind.__name__, inputs=tuple(inputs), memory=memory, identity=told
+    )
 
 
 def _importable(module: str) -> bool:

@@ -99,8 +99,9 @@ class Pass:
     def check(self, source: Format) -> None:
         """Raise RecipeError unless this can run on a model of this format."""
         if source not in self.realised_by:
+            article = "an" if source[0] in "aeiou" else "a"
             raise RecipeError(
-                f"{self.name} does not run on a {source} model; it runs on {', '.join(self.realised_by)}"
+                f"{self.name} does not run on {article} {source} model; it runs on {', '.join(self.realised_by)}"
             )
 
     def apply(self, model: Model, context: PassContext) -> Outcome:

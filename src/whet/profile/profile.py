@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from whet.errors import RuntimeFailure, WhetError, in_one_line
 from whet.lazy import resolve
 from whet.machine import Machine, this_machine
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
-from whet.types import Format, Signature
+from whet.types import Format, Layer, Signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from whet.types import Batch
+
+    Times = Mapping[str, tuple[str, float]]
 
 _TIMERS = {
     Format.TORCH: ("whet.profile.torch:layer_times", "torch"),
@@ -69,11 +72,47 @@ class Profile:
 
 
 def profile(model: Model, batch: Batch, threads: int = 1) -> Profile:
-    """Count and time every layer of a model on a batch."""
+    """Count and time every layer of a model on a batch.
+
+    Raises:
+        SignatureError: The batch does not fit.
+        RuntimeFailure: The model cannot be run on it.
+    """
     assert model.signature is not None
+    batch = model.signature.bind(batch)
     layers = adapter_for(model.format).layers(model)
-    timer = cast("Callable[..., tuple[float, Mapping[str, tuple[str, float]]]]", resolve(*_TIMERS[model.format]))
-    total, times = timer(model, batch, threads)
+    total, times = _times(model, batch, threads)
+    macs = [layer.macs for layer in layers]
+    return Profile(
+        format=model.format,
+        signature=model.signature,
+        batch_size=len(next(iter(batch.values()))),
+        threads=threads,
+        layers=_rows(layers, times),
+        parameters=sum(layer.parameters for layer in layers),
+        bytes=sum(layer.bytes for layer in layers),
+        macs=None if None in macs else sum(count or 0 for count in macs),
+        time_ms=total,
+        machine=this_machine(),
+    )
+
+
+def _times(model: Model, batch: Batch, threads: int) -> tuple[float, Times]:
+    """Return the milliseconds of a call, and the type and milliseconds of each layer."""
+    timer = cast("Callable[..., tuple[float, Times]]", resolve(*_TIMERS[model.format]))
+    try:
+        return timer(model, batch, threads)
+    except WhetError:
+        raise
+    except Exception as error:  # an engine's own, or from the user's forward
+        raise RuntimeFailure(
+            f"the model cannot be run to be timed ({in_one_line(error)}); "
+            f"give data, or say what goes in with --input"
+        ) from error
+
+
+def _rows(layers: Sequence[Layer], times: Times) -> list[LayerProfile]:
+    """Put counts and times together: the model's layers, then what was timed besides."""
     rows = [
         LayerProfile(
             layer.name,
@@ -86,19 +125,6 @@ def profile(model: Model, batch: Batch, threads: int = 1) -> Profile:
         for layer in layers
     ]
     counted = {layer.name for layer in layers}
-    rows += [
+    return rows + [
         LayerProfile(name, kind, 0, 0, 0, spent) for name, (kind, spent) in times.items() if name not in counted
     ]
-    macs = [layer.macs for layer in layers]
-    return Profile(
-        format=model.format,
-        signature=model.signature,
-        batch_size=len(next(iter(batch.values()))),
-        threads=threads,
-        layers=rows,
-        parameters=sum(layer.parameters for layer in layers),
-        bytes=sum(layer.bytes for layer in layers),
-        macs=None if None in macs else sum(count or 0 for count in macs),
-        time_ms=total,
-        machine=this_machine(),
-    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from whet.models.model import Model
 from whet.models.torch.adapter import tensors
@@ -23,14 +23,35 @@ _WARM_UP, _CALLS = 3, 15
 def layer_times(model: Model, batch: Batch, threads: int) -> tuple[float, Mapping[str, tuple[str, float]]]:
     """Return the median milliseconds of a whole call, and of each leaf module by path, with its type.
 
-    Arithmetic that stands in a forward itself, outside any leaf, is the rest: ``(outside modules)``.
+    Arithmetic that stands in a forward itself, outside any leaf, is the rest: ``(outside modules)``. Hooks take
+    time themselves: the call is timed without them, and the modules have their shares of that.
     """
     torch.set_num_threads(threads)
     module: nn.Module = model.payload.module
     inputs = tensors(batch)
+    kinds = {name or "(root)": type(part).__name__ for name, part in module.named_modules()}
+    with torch.inference_mode():
+        for _ in range(_WARM_UP):
+            module(**inputs)
+        total = 1000 * float(np.median([_seconds(module, inputs) for _ in range(_CALLS)]))
+        shares = _shares(module, inputs)
+    times = {name: (kinds[name], total * share) for name, share in shares.items()}
+    rest = total - sum(spent for _, spent in times.values())
+    if rest > 0:
+        times["(outside modules)"] = ("", rest)
+    return total, times
+
+
+def _seconds(module: nn.Module, inputs: Mapping[str, Tensor]) -> float:
+    start = time.perf_counter()
+    module(**inputs)
+    return time.perf_counter() - start
+
+
+def _shares(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the median share of each leaf module, by path, in the time of a call with hooks."""
     spent: dict[str, float] = defaultdict(float)
     started: dict[str, float] = {}
-    kinds = {name or "(root)": type(part).__name__ for name, part in module.named_modules()}
 
     def before(name: str) -> Any:
         return lambda *_: started.__setitem__(name, time.perf_counter())
@@ -38,33 +59,19 @@ def layer_times(model: Model, batch: Batch, threads: int) -> tuple[float, Mappin
     def after(name: str) -> Any:
         return lambda *_: spent.__setitem__(name, spent[name] + time.perf_counter() - started[name])
 
-    totals, by_name = [], defaultdict(list)
-    with torch.inference_mode():
-        for _ in range(_WARM_UP):
-            module(**inputs)
-        for _ in range(_CALLS):  # without hooks: they take time themselves
-            start = time.perf_counter()
-            module(**inputs)
-            totals.append(1000 * (time.perf_counter() - start))
-        hooks = [
-            hook
-            for name, part in module.named_modules()
-            if next(part.children(), None) is None
-            for hook in (
-                part.register_forward_pre_hook(before(name or "(root)")),
-                part.register_forward_hook(after(name or "(root)")),
-            )
-        ]
+    leaves = [
+        (name or "(root)", part) for name, part in module.named_modules() if next(part.children(), None) is None
+    ]
+    hooks = [part.register_forward_pre_hook(before(name)) for name, part in leaves]
+    hooks += [part.register_forward_hook(after(name)) for name, part in leaves]
+    found: dict[str, list[float]] = defaultdict(list)
+    try:
         for _ in range(_CALLS):
             spent.clear()
-            module(**inputs)
+            whole = _seconds(module, inputs)
             for name, seconds in spent.items():
-                by_name[name].append(1000 * seconds)
-    for hook in hooks:
-        hook.remove()
-    total = float(np.median(totals))
-    times = {name: (kinds[name], float(np.median(each))) for name, each in by_name.items()}
-    rest = total - sum(spent_ms for _, spent_ms in times.values())
-    if rest > 0:
-        times["(outside modules)"] = ("", rest)
-    return total, times
+                found[name].append(seconds / whole)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: float(np.median(each)) for name, each in found.items()}

@@ -46,6 +46,8 @@ def execute(
                 )
             except WhetError as error:
                 raise type(error)(f"step {at} ({step.name}): {error}") from error
+            except MemoryError:
+                raise  # told as such, by the process that has no more
             except Exception as error:  # the boundary of the trial: a library's failure is this candidate's
                 raise PassError(f"step {at} ({step.name}): {type(error).__name__}: {error}") from error
         if not entry.measures:

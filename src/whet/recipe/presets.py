@@ -75,7 +75,9 @@ def preset(name: str, source: Format) -> Recipe:
         RecipeError: There is no preset of this name.
     """
     if name not in NAMES:
-        raise RecipeError(f"there is no preset {name!r}{did_you_mean(name, NAMES)} or a .toml file")
+        raise RecipeError(
+            f"there is no preset {name!r}, and a file's name ends in .toml{did_you_mean(name, NAMES)}"
+        )
     if name in _TORCH:
         return Recipe.of(name, _TORCH[name][1], description=_TORCH[name][0])
     description, before, after = _PRESETS[name]

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -17,7 +17,19 @@ from whet.passes.base import Pass
 from whet.passes.registry import pass_class
 from whet.types import Format, TraitKind
 
-_KEYS = {"name", "seed", "steps", "description"}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What stands in a file above the steps."""
+
+    name: str
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    description: str = ""
+
+
+_KEYS = {"steps", *(field.name for field in fields(_Head))}
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class Recipe:
             RecipeError: It is not there, no TOML, or has keys or values that no pass knows.
         """
         try:
-            content = tomllib.loads(path.read_text())
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RecipeError(f"cannot read the recipe {path}: {error.strerror}; check the path") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -69,10 +81,8 @@ class Recipe:
         if not isinstance(steps, list) or not steps:
             raise RecipeError(f"{path.name} has no steps; write [[steps]] with pass = 'name' below it")
         try:
-            return cls.of(
-                str(content.get("name", path.stem)), steps, int(content.get("seed", 0)),
-                str(content.get("description", "")),
-            )  # fmt: skip
+            head = _convert({"name": path.stem, **content}, _Head)
+            return cls.of(head.name, steps, head.seed, head.description)
         except RecipeError as error:
             raise RecipeError(f"{path.name}: {error}") from error
 
@@ -104,7 +114,10 @@ class Recipe:
                     raise RecipeError(f"{where}: {step.name} does not run on a {kind} model: {reason}")
             lost = made & step.erases
             if lost:
-                raise RecipeError(f"{where}: {step.name} would erase what an earlier step made ({', '.join(lost)})")
+                raise RecipeError(
+                    f"{where}: {step.name} would erase what an earlier step made ({', '.join(sorted(lost))}); "
+                    f"put it before that step"
+                )
             have = (have - step.erases) | step.establishes
             made |= step.establishes
             source = step.output_format(source)
@@ -135,12 +148,26 @@ def read_step(step: Mapping[str, Any], at: int = 1) -> Pass:
     if unknown:
         raise RecipeError(f"step {at}: {kind.name} has no setting {unknown[0]!r}{did_you_mean(unknown[0], known)}")
     try:
+        return _convert(given, kind)
+    except RecipeError as error:
+        raise RecipeError(f"step {at}: {kind.name}: {error}") from error
+
+
+def _convert(given: Mapping[str, Any], kind: type[T]) -> T:
+    """Build a ``kind`` out of the values of a TOML table; other keys are left out.
+
+    Raises:
+        RecipeError: A value is not what the kind takes: ``sparsity = 1.5: expected `float` < 1.0``.
+    """
+    try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        raise RecipeError(f"step {at}: {kind.name}: {_readable(str(error))}") from error
-
-
-def _readable(message: str) -> str:
-    """Turn msgspec's ``Expected `float` < 1.0 - at `$.sparsity``` round: the setting first."""
-    problem, _, place = message.partition(" - at `$.")
-    return f"{place.rstrip('`')}: {problem[0].lower()}{problem[1:]}" if place else message
+        problem, _, place = str(error).partition(" - at `$.")
+    name = re.split(r"\W", place)[0]  # of `exclude[0]`: exclude
+    if name not in given:
+        raise RecipeError(problem)
+    asked = f"{name} = {given[name]!r}"
+    if problem.startswith("Invalid enum value"):
+        known = map(str, get_args(get_type_hints(kind)[name]))
+        raise RecipeError(f"{asked} is not known{did_you_mean(str(given[name]), known)}")
+    raise RecipeError(f"{asked}: {problem[0].lower()}{problem[1:]}")

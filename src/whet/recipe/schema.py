@@ -33,7 +33,7 @@ def schema() -> dict[str, Any]:
         "properties": {
             "name": {"type": "string", "description": "Of the candidate and its folder."},
             "description": {"type": "string", "description": "A line for the report."},
-            "seed": {"type": "integer", "default": 0, "description": "For whatever the steps draw."},
+            "seed": {"type": "integer", "minimum": 0, "default": 0, "description": "For whatever the steps draw."},
             "steps": {"type": "array", "minItems": 1, "items": {"oneOf": variants}},
         },
         "$defs": definitions,

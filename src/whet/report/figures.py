@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from whet.report.rows import ORIGINAL, Row, batch_sizes, rows
 from whet.search.outcome import Outcome
@@ -25,7 +25,9 @@ _NAMED_CLASSES = 25  # beyond these, ticks and counts cannot be read
 def draw(folder: Path, outcome: Outcome) -> list[Path]:
     """Draw the figures of a run and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = [_bars(folder / "bars.png", outcome), _front(folder / "quality-latency.png", outcome)]
+    drawn = [_bars(folder / "bars.png", outcome)]
+    if batch_sizes(outcome):
+        drawn.append(_front(folder / "quality-latency.png", outcome))
     proof = outcome.proof
     if proof is not None and proof.quality.confusion and proof.original.confusion:
         before, after = np.array(proof.original.confusion), np.array(proof.quality.confusion)
@@ -35,7 +37,7 @@ def draw(folder: Path, outcome: Outcome) -> list[Path]:
 
 def confusion_matrix(path: Path, counts: Array, classes: Sequence[str], title: str) -> Path:
     """Draw one confusion matrix."""
-    side = 4.0 + 0.28 * min(len(counts), _NAMED_CLASSES)
+    side = 4.0 + (0.28 * len(counts) if len(counts) <= _NAMED_CLASSES else 3.0)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(_shares(counts), cmap="Blues", vmin=0, vmax=1)
@@ -61,7 +63,7 @@ def _bars(path: Path, outcome: Outcome) -> Path:
     for axes, title in zip(grid, panels, strict=True):
         axes.set_title(title, fontsize=10)
     grid[0].set_yticks(range(len(table)), [row.name for row in table])
-    grid[0].invert_yaxis()
+    grid[0].set_ylim(len(table) - 0.4, -0.6)
     return _save(figure, path)
 
 
@@ -91,42 +93,73 @@ def _zoom(axes: Axes, values: list[float]) -> None:
 def _front(path: Path, outcome: Outcome) -> Path:
     """Draw quality against latency; the candidates that no other beats in both are joined by a line."""
     table = [row for row in rows(outcome) if row.value is not None and row.latency_ms]
-    sizes = batch_sizes(outcome) or [1]
-    sign = 1 if outcome.original.goal == "max" else -1
-    figure = Figure(figsize=(1.8 + 4.4 * len(sizes), 4.6), layout="constrained")
+    sizes = batch_sizes(outcome)
+    sign = -1 if outcome.original.goal == "min" else 1
+    figure = Figure(figsize=(3.8 + 4.2 * len(sizes), 4.6), layout="constrained")
     grid = np.atleast_1d(figure.subplots(1, len(sizes), sharey=True))
     low, high = _window([sign * row.value for row in table if row.value is not None])
+    room = 0.08 * (high - low)
+    grid[0].set_ylim(*sorted((sign * (low - room), sign * (high + room))))
+    grid[0].set_ylabel(outcome.original.metric)
     for axes, size in zip(grid, sizes, strict=True):
-        known = [
-            (row, (row.latency_ms or {})[size], row.value or 0.0) for row in table if size in (row.latency_ms or {})
-        ]
-        best = [(x, y) for _, x, y in known if not any(_beats((u, v), (x, y), sign) for _, u, v in known)]
-        axes.plot(*zip(*sorted(best), strict=True), color="#999999", lw=1, ls="--", zorder=1)
-        for at, (row, x, y) in enumerate(known, 1):
-            _point(axes, (x, float(np.clip(sign * y, low, high)) * sign), at, row, off=not low <= sign * y <= high)
+        _scatter(axes, table, size, sign, (low, high))
         axes.set_xlabel(f"latency at batch {size} (ms)")
-        axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.12)
         axes.spines[["top", "right"]].set_visible(False)
-    grid[0].set_ylabel(outcome.original.metric)
-    room = 0.06 * (high - low)
-    grid[0].set_ylim(*sorted((sign * (low - room), sign * (high + room))))
     legend = figure.legend(
         *grid[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False
     )
-    for text, (row, *_) in zip(legend.get_texts(), known, strict=False):
+    listed = (row for row in table if sizes[0] in (row.latency_ms or {}))
+    for text, row in zip(legend.get_texts(), listed, strict=True):
         text.set_fontweight("bold" if row.chosen else "normal")
     return _save(figure, path)
 
 
-def _point(axes: Axes, place: tuple[float, float], number: int, row: Row, *, off: bool) -> None:
-    """Draw a numbered point; one off the shown range is a triangle at its edge, with its value in the legend."""
-    told = f"{number} {row.name} ({row.value:.4g}, off the scale)" if off else f"{number} {row.name}"
-    axes.scatter(*place, color=_color(row), s=120, marker="v" if off else "o", zorder=3, label=told, alpha=0.9)
-    axes.annotate(str(number), place, ha="center", va="center", fontsize=7, color="white", zorder=4)
+def _scatter(axes: Axes, table: list[Row], size: int, sign: int, window: tuple[float, float]) -> None:
+    """Draw the numbered points of one batch size, and the line that joins the best of those inside the window."""
+    axes.set_xscale("log")
+    shown: list[tuple[float, float]] = []
+    for number, row in enumerate(table, 1):
+        x, y = (row.latency_ms or {}).get(size), row.value
+        if x is None or y is None:
+            continue
+        inside = window[0] <= sign * y <= window[1]
+        if inside:
+            shown.append((x, y))
+            _point(axes, (x, y), "o", row, f"{number} {row.name}")
+        else:  # a triangle at the edge points to where it lies
+            told = f"{number} {row.name} ({y:.4g}, off the scale)"
+            _point(axes, (x, sign * window[0]), "v" if sign > 0 else "^", row, told)
+    best = sorted(point for point in shown if not any(_beats(other, point, sign) for other in shown))
+    if best:
+        axes.plot(*zip(*best, strict=True), color="#999999", lw=1, ls="--", zorder=1)
+    axes.margins(x=0.12)
+    _number(axes)
+
+
+def _point(axes: Axes, place: tuple[float, float], marker: str, row: Row, told: str) -> None:
+    axes.scatter(*place, color=_color(row), s=70, marker=marker, zorder=3, label=told, alpha=0.9)
+
+
+def _number(axes: Axes) -> None:
+    """Write the number of each point above it; points that lie together share a line."""
+    places = {points: np.asarray(points.get_offsets())[0] for points in axes.collections}
+    over_axes = axes.transScale + axes.transLimits  # from values to 0..1 over the axes
+    at = {points: over_axes.transform(place) for points, place in places.items()}
+    groups: list[list[Any]] = []
+    for points in sorted(places, key=lambda each: float(places[each][0])):
+        near = [group for group in groups if np.abs(at[group[0]] - at[points]).max() < 0.05]
+        if near:
+            near[0].append(points)
+        else:
+            groups.append([points])
+    for group in groups:
+        told = ", ".join(sorted((str(points.get_label()).split()[0] for points in group), key=int))
+        x, y = np.array([places[points] for points in group]).T
+        place = (float(np.exp(np.log(x).mean())), float(y.max()))
+        axes.annotate(told, place, (0, 6), textcoords="offset points", ha="center", fontsize=8)
 
 
 def _window(values: list[float]) -> tuple[float, float]:
@@ -143,7 +176,7 @@ def _beats(a: tuple[float, float], b: tuple[float, float], sign: int) -> bool:
 
 def _difference(path: Path, before: Array, after: Array, outcome: Outcome, name: str) -> Path:
     """Draw the original's confusion matrix, the candidate's, and their difference."""
-    side = 3.2 + 0.24 * min(len(before), _NAMED_CLASSES)
+    side = 3.2 + (0.24 * len(before) if len(before) <= _NAMED_CLASSES else 2.4)
     figure = Figure(figsize=(3 * side + 1.5, side + 0.5), layout="constrained")
     grid = figure.subplots(1, 3)
     for axes, counts, title in ((grid[0], before, "as given"), (grid[1], after, name)):
@@ -153,7 +186,8 @@ def _difference(path: Path, before: Array, after: Array, outcome: Outcome, name:
     change = after - before
     reach = max(int(np.abs(change).max()), 1)
     image = grid[2].imshow(change, cmap="RdBu_r", norm=TwoSlopeNorm(0, -reach, reach))
-    figure.colorbar(image, ax=grid[2], shrink=0.75, label="samples more (red) or fewer (blue)")
+    whole = MaxNLocator(integer=True)
+    figure.colorbar(image, ax=grid[2], shrink=0.75, label="samples more (red) or fewer (blue)", ticks=whole)
     _annotate(grid[2], change, np.abs(change) > 0.6 * reach, signed=True)
     grid[2].set_title("difference")
     for axes in grid:

@@ -30,6 +30,11 @@ def sentences(outcome: Outcome) -> list[str]:
     ]
 
 
+def one_line(text: str) -> str:
+    """Return a text without line breaks, as list items and table cells have to be."""
+    return " ".join(text.split())
+
+
 def _runtime(outcome: Outcome) -> Iterator[str]:
     gains = runtime_gain(outcome)
     if gains and outcome.original.format != "onnx":
@@ -93,10 +98,12 @@ def _sparsity(outcome: Outcome) -> Iterator[str]:
             share = after.notes.get("sparsity")
             if share is None or not before.latency_ms or not after.latency_ms:
                 continue
+            saved = after.size_bytes < 0.99 * before.size_bytes or after.latency_ms < 0.95 * before.latency_ms
+            lesson = "" if saved else ": unstructured zeros save neither; they save deflated bytes"
             yield (
                 f"In `{result.name}`, {share:.0%} zeros left the file at {after.size_bytes:,} bytes "
                 f"({before.size_bytes:,} before) and one call at {after.latency_ms:.3f} ms "
-                f"({before.latency_ms:.3f} before): unstructured zeros save neither; they save deflated bytes."
+                f"({before.latency_ms:.3f} before){lesson}."
             )
 
 
@@ -134,7 +141,8 @@ def _wanted(reason: str) -> bool:
 
 def _export(outcome: Outcome) -> Iterator[str]:
     if outcome.original.float_failure:
-        yield f"The export to ONNX failed: {outcome.original.float_failure}."
+        reason = one_line(outcome.original.float_failure).rstrip(".")
+        yield f"The model of {outcome.original.parameters:,} parameters could not be exported to ONNX: {reason}."
     for result in outcome.results:
         for step in result.steps:
             if step.name == "export-onnx":
@@ -150,7 +158,8 @@ def _export(outcome: Outcome) -> Iterator[str]:
 def _failures(outcome: Outcome) -> Iterator[str]:
     for result in outcome.results:
         if result.failure is not None:
-            yield f"`{result.name}` failed ({result.failure.kind}): {result.failure.message}."
+            reason = one_line(result.failure.message).rstrip(".")
+            yield f"`{result.name}` failed after {result.seconds:.0f} s ({result.failure.kind}): {reason}."
 
 
 def _pairs(result: Result) -> Iterator[tuple[StepReport, StepReport]]:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from whet.measure.measurement import Interval, Measurement
 from whet.measure.quality import Comparison
-from whet.report.learned import sentences
+from whet.measure.verdict import Verdict
+from whet.report.learned import one_line, sentences
 from whet.report.rows import Row, batch_sizes, rows, runtime_gain
 from whet.search.choice import pareto
 from whet.search.outcome import Outcome
-from whet.trials.problem import Result
+from whet.trials.problem import Failure, Result, StepReport
 
 
 def report(outcome: Outcome, figures: Sequence[Path]) -> str:
@@ -19,7 +20,7 @@ def report(outcome: Outcome, figures: Sequence[Path]) -> str:
     lines = [f"# whet report: {outcome.original.name}", ""]
     lines += _verdict(outcome)
     if outcome.warnings:
-        lines += ["", "## Read this first", "", *(f"- {warning}" for warning in outcome.warnings)]
+        lines += ["", "## Read this first", "", *(f"- {one_line(each)}" for each in outcome.warnings)]
     lines += ["", "## Candidates", "", *_table(outcome)]
     names = pareto(outcome.results)
     lines += ["", f"Beaten by no other in speed, size and quality at once: {', '.join(names) or 'none'}."]
@@ -39,9 +40,9 @@ def candidate_page(result: Result, outcome: Outcome) -> str:
     """Return ``<recipe>-metrics.md``: every number of one candidate."""
     lines = [f"# {result.name}", "", result.description, ""]
     if result.failure is not None:
-        return "\n".join([*lines, f"Failed ({result.failure.kind}): {result.failure.message}", ""])
+        return "\n".join([*lines, _failed(result.failure), ""])
     if result.verdicts:
-        lines += ["## Verdict", "", *(f"- **{v.answer}** {v.claim}: {v.evidence}" for v in result.verdicts), ""]
+        lines += ["## Verdict", "", *_claims(result.verdicts), ""]
     if result.quality is not None:
         lines += [
             f"## Quality on {result.part}, {result.quality.samples} samples",
@@ -49,9 +50,9 @@ def candidate_page(result: Result, outcome: Outcome) -> str:
             "| metric | value |",
             "|---|---|",
         ]
-        lines += [f"| {name} | {_number(value)} |" for name, value in result.quality.scores.items()]
+        lines += [_row(name, _number(value)) for name, value in result.quality.scores.items()]
     if result.comparison is not None:
-        lines += ["", "## Against the original", "", *_against(result.comparison)]
+        lines += ["", "## Against the original", "", *_against(result.comparison, outcome.original.classes)]
     lines += ["", "## Numbers", "", "| metric | value | interval | unit | conditions |", "|---|---|---|---|---|"]
     lines += [_measurement(item) for item in result.measurements]
     lines += ["", "## Steps", "", *_step_table(result, outcome), ""]
@@ -72,19 +73,19 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
         yield f"### {result.name}"
         yield ""
         if result.failure is not None:
-            yield f"Failed ({result.failure.kind}): {result.failure.message}"
+            yield _failed(result.failure)
         else:
             yield from _claims(result.verdicts)
 
 
-def _claims(verdicts) -> Iterator[str]:  # type: ignore[no-untyped-def]
+def _claims(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "| answer | claim | evidence | would be settled by |"
     yield "|---|---|---|---|"
     for item in verdicts:
         needed = f"about {item.needed_samples:,}" if item.needed_samples else ""
         if item.answer == "INCONCLUSIVE" and not needed:
             needed = "no number: it lies at the limit"
-        yield f"| **{item.answer}** | {item.claim} | {item.evidence} | {needed} |"
+        yield _row(f"**{item.answer}**", item.claim, item.evidence, needed)
 
 
 def _table(outcome: Outcome) -> Iterator[str]:
@@ -99,11 +100,11 @@ def _table(outcome: Outcome) -> Iterator[str]:
         "deflation",
         "peak memory",
     ]
-    yield f"| {' | '.join(heads)} |"
+    yield _row(*heads)
     yield f"|{'---|' * len(heads)}"
     for row in rows(outcome):
         if row.failure:
-            yield f"| {row.name} | failed: {row.failure} |{' |' * (len(heads) - 2)}"
+            yield _row(row.name, f"failed: {row.failure}", *[""] * (len(heads) - 2))
             continue
         mark = " **(chosen)**" if row.chosen else ""
         cells = [f"{row.name}{mark}", _number(row.value), _drop(row)]
@@ -112,7 +113,7 @@ def _table(outcome: Outcome) -> Iterator[str]:
         cells += [_bytes(row.size_bytes), _smaller(row, outcome), _bytes(row.deflated_bytes)]
         cells += [f"{row.deflation_percent:.0f} %" if row.deflation_percent is not None else "-"]
         cells += [f"{row.memory_bytes / 2**20:.0f} MiB" if row.memory_bytes else "-"]
-        yield f"| {' | '.join(cells)} |"
+        yield _row(*cells)
     yield ""
     yield "Speed-ups are against the model as given; sizes against its weights in float32."
 
@@ -123,7 +124,7 @@ def _ranking(outcome: Outcome) -> Iterator[str]:
     yield "## Why this one"
     yield ""
     for place, item in enumerate(outcome.ranking, 1):
-        yield f"{place}. `{item.name}`: {'' if item.eligible else '**rejected**: '}{item.reason}"
+        yield f"{place}. `{item.name}`: {'' if item.eligible else '**rejected**: '}{one_line(item.reason)}"
     if outcome.not_tried:
         yield ""
         yield f"Not tried, for want of time: {', '.join(outcome.not_tried)}."
@@ -138,7 +139,7 @@ def _gains(outcome: Outcome) -> Iterator[str]:
             on_top = (row.speedup_float or {}).get(size)
             alone = _ratio(runtime.get(size)) if outcome.original.format != "onnx" else "1.00x (given as ONNX)"
             compression = _ratio(on_top) if on_top else (_ratio(item) if outcome.original.format == "onnx" else "-")
-            yield f"| {row.name} | {size} | {alone} | {compression} | {_ratio(item)} |"
+            yield _row(row.name, str(size), alone, compression, _ratio(item))
 
 
 def _steps(outcome: Outcome) -> Iterator[str]:
@@ -147,9 +148,7 @@ def _steps(outcome: Outcome) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for result in outcome.results:
         for step in result.steps:
-            numbers = f"{_number(step.value)} | {step.size_bytes:,} | {_number(step.latency_ms)}"
-            layers = f"{step.changed} | {len(step.skipped)}"
-            yield f"| {result.name} | {step.name} | {step.format} | {numbers} | {layers} |"
+            yield _row(result.name, *_step(step))
     yield ""
     yield "Latencies of steps are quick looks, in the usual runtime of each format; claims rest on the paired ones."
 
@@ -162,8 +161,13 @@ def _step_table(result: Result, outcome: Outcome) -> Iterator[str]:
         notes = "; ".join(
             f"{key} {_short(value)}" for key, value in step.notes.items() if not isinstance(value, dict)
         )
-        numbers = f"{_number(step.value)} | {step.size_bytes:,} | {_number(step.latency_ms)}"
-        yield f"| {step.name} | {step.format} | {numbers} | {step.changed} | {len(step.skipped)} | {notes} |"
+        yield _row(*_step(step), notes)
+
+
+def _step(step: StepReport) -> list[str]:
+    """Return the cells of a step that both tables share."""
+    numbers = [_number(step.value), _bytes(step.size_bytes), _number(step.latency_ms)]
+    return [step.name, step.format, *numbers, str(step.changed), str(len(step.skipped))]
 
 
 def _proof(outcome: Outcome) -> Iterator[str]:
@@ -172,7 +176,7 @@ def _proof(outcome: Outcome) -> Iterator[str]:
     yield "| metric | as given | shipped |"
     yield "|---|---|---|"
     for name, value in proof.quality.scores.items():
-        yield f"| {name} | {_number(proof.original.scores.get(name))} | {_number(value)} |"
+        yield _row(name, _number(proof.original.scores.get(name)), _number(value))
     yield ""
     yield from _against(proof.comparison, outcome.original.classes)
 
@@ -192,10 +196,9 @@ def _against(compared: Comparison, names: Sequence[str] = ()) -> Iterator[str]:
         yield "|---|---|---|---|---|---|"
         for item in compared.classes:
             name = names[item.label] if item.label < len(names) else str(item.label)
-            yield (
-                f"| {name} | {item.samples} | {item.before:.4f} | {item.after:.4f} | {item.drop:+.4f} | "
-                f"{item.interval.low:+.4f} to {item.interval.high:+.4f} |"
-            )
+            limits = f"{item.interval.low:+.4f} to {item.interval.high:+.4f}"
+            values = (f"{item.before:.4f}", f"{item.after:.4f}", f"{item.drop:+.4f}")
+            yield _row(name, str(item.samples), *values, limits)
 
 
 def _conditions(outcome: Outcome) -> Iterator[str]:
@@ -206,9 +209,18 @@ def _conditions(outcome: Outcome) -> Iterator[str]:
     yield f"- samples: {', '.join(f'{part} {count}' for part, count in outcome.original.splits.items())}"
     macs = f"{outcome.original.macs:,}" if outcome.original.macs is not None else "unknown"
     yield f"- the model as given: {outcome.original.parameters:,} parameters, {macs} MACs a sample"
-    yield "- latency: paired alternating rounds after a warm-up; ratios of medians, bootstrap intervals over rounds"
+    yield "- latency: alternating rounds after a warm-up; medians of the rounds' ratios, with exact intervals"
     yield "- quality: paired sample by sample; limits are one-sided"
     yield f"- the whole took {outcome.seconds:.0f} s"
+
+
+def _row(*cells: str) -> str:
+    """Return one row of a table; whatever stands in a cell, the row stays one row of as many cells."""
+    return f"| {' | '.join(one_line(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _failed(failure: Failure) -> str:
+    return f"Failed ({failure.kind}): {one_line(failure.message)}"
 
 
 def _drop(row: Row) -> str:
@@ -241,7 +253,7 @@ def _limits(interval: Interval) -> str:
 def _measurement(item: Measurement) -> str:
     interval = _range(item.interval) if item.interval else ""
     told = ", ".join(f"{key} {value}" for key, value in item.conditions.items())
-    return f"| {item.metric} | {_number(item.value)} | {interval} | {item.unit} | {told} |"
+    return _row(item.metric, _number(item.value), interval, item.unit, told)
 
 
 def _number(value: float | None) -> str:

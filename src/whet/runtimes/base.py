@@ -144,19 +144,24 @@ def _run(session: Session, signature: Signature, batch: Batch) -> dict[str, Arra
     count = len(next(iter(batch.values())))
     fixed = signature.batch
     if fixed is None or fixed == count:
-        outputs = session.run(batch)
-        for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != count:
-                raise SignatureError(
-                    f"output {name!r} has shape {list(array.shape)} for {count} samples; axis 0 must be the sample"
-                )
-        return outputs
+        return _checked(session.run(batch), count)
     parts: dict[str, list[Array]] = {}
     for start in range(0, count, fixed):
         lot = {name: _padded(array[start : start + fixed], fixed) for name, array in batch.items()}
-        for name, array in session.run(lot).items():
+        for name, array in _checked(session.run(lot), fixed).items():
             parts.setdefault(name, []).append(array[: min(fixed, count - start)])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _checked(outputs: dict[str, Array], count: int) -> dict[str, Array]:
+    """Return outputs, every one of which must have a row a sample."""
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != count:
+            raise SignatureError(
+                f"output {name!r} has shape {list(array.shape)} for {count} samples; axis 0 must be the sample: "
+                f"reshape it in the model, or leave it out of the outputs"
+            )
+    return outputs
 
 
 def _padded(array: Array, length: int) -> Array:

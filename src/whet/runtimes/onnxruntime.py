@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from whet.errors import RuntimeFailure
+from whet.errors import RuntimeFailure, in_one_line
 from whet.models.model import Stored
 from whet.runtimes.base import Closing, Deployment
 from whet.types import Format
@@ -42,11 +42,13 @@ class OnnxRuntime:
         options.intra_op_num_threads = deployment.threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = _LEVELS[deployment.options.get("graph_level", "all")]
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it would print stands in the error that is raised
         try:
             session = onnxruntime.InferenceSession(str(stored.path), options, providers=wanted)
         except Exception as error:  # onnxruntime raises its own kinds, without a common base
-            raise RuntimeFailure(f"ONNX Runtime cannot open {stored.path.name}: {_reason(error)}") from error
+            raise RuntimeFailure(
+                f"ONNX Runtime cannot open {stored.path.name}: {in_one_line(error, 300)}"
+            ) from error
         facts = {
             "runtime": "onnxruntime",
             "version": onnxruntime.__version__,
@@ -70,10 +72,5 @@ class OnnxSession(Closing):
         try:
             values = self._session.run(self._outputs, dict(batch))
         except Exception as error:
-            raise RuntimeFailure(f"ONNX Runtime cannot run the model: {_reason(error)}") from error
+            raise RuntimeFailure(f"ONNX Runtime cannot run the model: {in_one_line(error, 300)}") from error
         return dict(zip(self._outputs, values, strict=True))
-
-
-def _reason(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whet.errors import RuntimeFailure
+from whet.errors import RuntimeFailure, WhetError, in_one_line
 from whet.models.model import Stored
 from whet.models.torch.adapter import TorchAdapter, flatten, tensors
 from whet.runtimes.base import Closing, Deployment
@@ -30,7 +30,12 @@ class TorchRuntime:
         if device == "cuda" and not torch.cuda.is_available():
             raise RuntimeFailure("torch has no CUDA device here; leave out device, or run on a machine with a GPU")
         torch.set_num_threads(deployment.threads)
-        module = TorchAdapter().load(stored.path, stored.source).module.to(device)
+        try:
+            module = TorchAdapter().load(stored.path, stored.source).module.to(device)
+        except WhetError:
+            raise
+        except Exception as error:  # a broken file, or code of the user's own
+            raise RuntimeFailure(f"torch cannot open {stored.path.name}: {in_one_line(error, 300)}") from error
         facts = {
             "runtime": "torch",
             "version": str(torch.__version__),
@@ -54,5 +59,10 @@ class TorchSession(Closing):
             inputs = tensors(batch)
             if self._device != "cpu":
                 inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-            outputs = flatten(self._module(**inputs))
-            return {name: value.cpu().numpy() for name, value in outputs.items()}
+            try:
+                outputs = flatten(self._module(**inputs))
+                return {name: value.cpu().numpy() for name, value in outputs.items()}
+            except WhetError:
+                raise
+            except Exception as error:  # from the user's own forward
+                raise RuntimeFailure(f"torch cannot run the model: {in_one_line(error, 300)}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from whet.measure import verdict
 from whet.measure.measurement import speedups, value_of
@@ -13,7 +14,6 @@ from whet.measure.verdict import Answer, Budget
 from whet.trials.problem import Result
 
 _AS_FAST = 0.97  # of the fastest: within what two runs differ by
-_Z_95 = 1.645  # standard errors from a value to its one-sided 95 % limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ def rank(results: Iterable[Result], budget: Budget) -> list[Ranked]:
     """Return all candidates: those that may be chosen first, best first.
 
     A candidate is rejected if it failed, if it is ruined (its outputs agree with the original's on fewer samples
-    than the budget's ``min_fidelity``, beyond doubt), or if it lost over a standard error more than ``max_drop``.
+    than the budget's ``min_fidelity``, beyond doubt), if it lost over a standard error more than ``max_drop``,
+    or if a class lost more than ``max_class_drop`` beyond doubt.
     Of the others the fastest is best; of those as fast within 3 %, the smallest; then the one that lost least.
     """
     judged = [_judge(result, budget) for result in results]
@@ -68,7 +69,7 @@ def _judge(result: Result, budget: Budget) -> Ranked:
     compared = result.comparison
     assert compared is not None
     speed, size = speedup_of(result), value_of(result.measurements, "size_bytes")
-    reason = ruined(compared, budget) or _lost(compared, budget) or ""
+    reason = ruined(compared, budget) or _lost(compared, budget) or _lost_a_class(compared, budget) or ""
     if not reason and budget.max_bytes is not None and size is not None and size > budget.max_bytes:
         reason = f"too large: {size:,.0f} bytes, {budget.max_bytes:,} are allowed"
     if reason:
@@ -95,18 +96,29 @@ def ruined(compared: Comparison, budget: Budget) -> str | None:
 
 
 def _lost(compared: Comparison, budget: Budget) -> str | None:
+    """Say that a candidate lost too much: beyond doubt, or over a standard error more than is allowed."""
     answer = verdict.quality(compared, budget).answer
-    error = 0.0
-    if answer is not Answer.FAIL and compared.interval.high is not None:
-        error = (compared.interval.high - compared.drop) / _Z_95
-        if compared.lost is not None and compared.won is not None:
-            error = math.sqrt(compared.lost + compared.won) / compared.samples
-    if answer is not Answer.FAIL and compared.drop <= budget.max_drop + error:
+    if answer is not Answer.FAIL and compared.drop <= budget.max_drop + _standard_error(compared):
         return None
     return (
         f"{compared.metric} is worse by {compared.drop:.4f} on the {compared.samples} samples candidates are "
         f"ranked by, {budget.max_drop:g} is allowed"
     )
+
+
+def _lost_a_class(compared: Comparison, budget: Budget) -> str | None:
+    """Say that a candidate's worst class lost too much, beyond doubt."""
+    found = verdict.classes(compared, budget)
+    return found.evidence if found is not None and found.answer is Answer.FAIL else None
+
+
+def _standard_error(compared: Comparison) -> float:
+    """Return the standard error of a drop: from the discordant pairs, or from how far its upper limit reaches."""
+    if compared.lost is not None and compared.won is not None:
+        return math.sqrt(compared.lost + compared.won) / compared.samples
+    if compared.interval.high is None:
+        return 0.0
+    return (compared.interval.high - compared.drop) / NormalDist().inv_cdf(compared.interval.confidence)
 
 
 def pareto(results: Sequence[Result]) -> list[str]:

@@ -30,15 +30,25 @@ def held(folder: Path, command: Mapping[str, Any]) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file; choose another --out")
     known = folder / _COMMAND
-    if folder.exists() and not known.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    before = _read(known) if known.exists() else None
+    if folder.exists() and before is None and any(entry.name != ".lock" for entry in folder.iterdir()):
         raise RunFolderError(f"{folder} is not empty and not of whet's making; choose another --out")
     make_folder(folder)
     with lock(folder):
         if known.exists():
-            _compare(json.loads(known.read_text()), plain.builtins(command), folder)
+            _compare(_read(known) or {}, plain.builtins(command), folder)
         else:
             write_text(known, plain.dumps(command))
         yield folder
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    """Return the command that a file holds, or None if it holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _compare(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whet import isolate
-from whet.bundle import manifest
-from whet.bundle.verify import deployment_of
+from whet.bundle.verify import deployment_of, opened
 from whet.data.data import Part, Splits
 from whet.data.sources import DataSource
 from whet.data.tasks import Task, resolve_task
@@ -23,7 +22,7 @@ from whet.measure import latency, memory, size
 from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison, Quality, assess, compare
 from whet.models.adapter import adapter_for
-from whet.models.model import Stored
+from whet.models.model import Model, Stored
 from whet.models.source import Source
 from whet.profile.profile import Profile, profile
 from whet.progress import Event, OnEvent
@@ -120,7 +119,9 @@ def hold(contest: Contest, on_event: OnEvent) -> list[Standing]:
         return weighed
 
 
-def profile_source(source: Source, data: DataSource | None, deployment: Deployment, on_event: OnEvent) -> Profile:
+def profile_entrant(
+    entrant: Entrant, data: DataSource | None, deployment: Deployment, on_event: OnEvent
+) -> Profile:
     """Count and time the layers of a model. Runs in a child.
 
     Raises:
@@ -128,8 +129,14 @@ def profile_source(source: Source, data: DataSource | None, deployment: Deployme
     """
     splits = data.open() if data is not None else None
     count = deployment.batch_sizes[0]
-    sample = None if splits is None else _sample(splits, max(count, 2))
-    model = adapter_for(source.format).open(source, sample)
+    if entrant.source is not None:
+        sample = None if splits is None else _sample(splits, max(count, 2))
+        model = adapter_for(entrant.source.format).open(entrant.source, sample)
+    else:
+        assert entrant.bundle is not None
+        made, stored = opened(entrant.bundle)
+        payload = adapter_for(made.format).load(stored.path, stored.source)
+        model = Model(made.format, payload, made.signature, source=stored.source)
     if model.signature is None:
         raise SignatureError("nothing says what goes into the model; give --data, or --input 'name=dtype[axes]'")
     batch = model.signature.synthetic(count) if splits is None else _sample(splits, model.signature.batch or count)
@@ -175,8 +182,7 @@ def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Pat
     """Open an entrant as something to run; a torch module is stored first, as every runtime opens files."""
     deployment = contest.deployment
     if entrant.bundle is not None:
-        made = manifest.read(entrant.bundle)
-        stored = Stored(made.format, entrant.bundle / made.file, entrant.source)
+        made, stored = opened(entrant.bundle)
         own = replace(deployment_of(made), threads=deployment.threads, batch_sizes=deployment.batch_sizes)
         return Contestant(stored, made.signature, own)
     source = entrant.source

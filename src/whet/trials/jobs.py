@@ -28,8 +28,9 @@ from whet.models.model import Model, Stored
 from whet.progress import Event, OnEvent
 from whet.recipe.cache import Entry, root_key
 from whet.recipe.execute import execute
-from whet.trials.opened import Contestant, Judge, Opened, one, truth
+from whet.trials.opened import BATCH, Contestant, Judge, Opened, one, truth
 from whet.trials.problem import Candidate, Original, Problem, Scope
+from whet.types import Signature
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -64,6 +65,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     found = opened.outputs(opened.contestant(entry, problem.original), Part.SELECT)[output]
     task = resolve_task(splits.task, found, splits.labels(Part.SELECT))
     _check(task, found, splits)
+    _look_through(splits, model.signature, on_event)
     opened.save_reference(root, Part.SELECT, found)
     judge = Judge(task, output, found if task.name == "fidelity" else truth(task, splits, Part.SELECT))
     if not entry.measures:
@@ -143,6 +145,7 @@ def measure(problem: Problem, original: Original, shipped: Path, scope: Scope, o
         replace(deployment_of(made), batch_sizes=problem.deployment.batch_sizes),
     )
     judge, reference = opened.judge(original, part), opened.reference(original, part)
+    judge.task.check(reference, judge.truth)
     outputs = one(opened.outputs(artifact, part), original.output)
     compared = compare(judge.task, reference, outputs, judge.truth, problem.budget.confidence, scope.family)
     assessed = assess(judge.task, outputs, judge.truth)
@@ -188,6 +191,17 @@ def _check(task: Task, outputs: Array, splits: Splits) -> None:
             task.check(shown, labels)
         except DataError as error:
             raise DataError(f"{part}: {error}") from error
+
+
+def _look_through(splits: Splits, signature: Signature, on_event: OnEvent) -> None:
+    """Read every input that is yet to be used: one that cannot be is told now, not at the verdict.
+
+    The model is not run on them, so that nothing is learned of ``test``.
+    """
+    for part in (Part.CALIBRATE, Part.TEST):
+        for at, batch in enumerate(splits.batches(part, BATCH)):
+            on_event(Event(f"look through {part}", at * BATCH, splits.size(part)))
+            signature.bind(batch)
 
 
 def _scores(assessed: Quality, part: Part) -> list[Measurement]:

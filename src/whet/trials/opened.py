@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ from whet.models.model import Stored
 from whet.progress import Event, OnEvent, silent
 from whet.recipe.cache import Cache, Entry
 from whet.runtimes.base import Deployment, Session, open_session, predict
+from whet.storage import write_bytes
 from whet.trials.problem import Original, Problem
 from whet.types import Signature
 
 if TYPE_CHECKING:
     from whet.types import Array, Batch
 
-_BATCH = 64  # samples in one call where quality is measured
+BATCH = 64  # samples in one call where quality is measured
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Opened:
         total = self.splits.size(part)
 
         def batches() -> Iterator[Batch]:
-            for done, batch in enumerate(self.splits.batches(part, _BATCH)):
-                tell(Event(f"evaluate on {part}", min(done * _BATCH, total), total))
+            for done, batch in enumerate(self.splits.batches(part, BATCH)):
+                tell(Event(f"evaluate on {part}", min(done * BATCH, total), total))
                 yield batch
 
         with open_session(runs.stored, runs.deployment) as session:
@@ -93,7 +95,9 @@ class Opened:
 
     def save_reference(self, root: str, part: Part, outputs: Array) -> None:
         """Keep the original's outputs on a part."""
-        np.save(self._outputs_file(root, part), outputs)
+        content = io.BytesIO()
+        np.save(content, outputs)
+        write_bytes(self._outputs_file(root, part), content.getvalue())
 
     def judge(self, original: Original, part: Part) -> Judge:
         """Return what outputs on a part are judged by. The original's on ``select`` tell what task it is."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +32,8 @@ from whet.trials import jobs
 from whet.trials.problem import Candidate, Failure, Original, Problem, Result, Scope, StepReport
 
 _MEMORY_SHARE = 0.8  # of the machine's, that one candidate may use
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_HALF_WRITTEN = re.compile(r"\..+\.([a-z0-9_]{8}|old-\d+)")  # as whet.storage names them
 FLOAT = "float"
 
 
@@ -36,11 +43,57 @@ def default_limits(seconds: float | None = None) -> Limits:
 
 
 def in_child(problem: Problem, job: Callable[..., Any], *args: Any, limits: Limits, on_event: OnEvent) -> Any:
-    """Run a job in a child process; what it prints goes to RUN/logs."""
+    """Run a job in a child process; what it prints goes to RUN/logs, and nothing half-written of it stays.
+
+    Raises:
+        StorageError: A disk is full.
+    """
     log = make_folder(problem.folder / "logs") / f"{job.__name__}.log"
-    return isolate.call(
-        job, problem, *args, limits=limits, threads=problem.deployment.threads, log=log, on_event=on_event
+    threads = problem.deployment.threads
+    try:
+        return isolate.call(
+            _guarded, job, problem, *args, limits=limits, threads=threads, log=log, on_event=on_event
+        )
+    except BaseException as error:
+        sweep(problem.folder)
+        if _disk_full(error):
+            raise _no_room(problem) from error
+        raise
+
+
+def _guarded(job: Callable[..., Any], problem: Problem, *args: Any, on_event: OnEvent) -> Any:
+    """Run a job, in the child; a full disk is told as such, whichever library met it."""
+    try:
+        return job(problem, *args, on_event=on_event)
+    except Exception as error:
+        if _disk_full(error):
+            raise _no_room(problem) from error
+        raise
+
+
+def _no_room(problem: Problem) -> StorageError:
+    return StorageError(
+        f"no room left on the disk of {problem.folder} or of {tempfile.gettempdir()}; "
+        f"free some space and run the same command again: it resumes"
     )
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or what it came of, is a full disk; libraries in Rust and C++ tell it in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return True
+        if any(os.strerror(number) in str(error) for number in _NO_ROOM):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed left half-written: ``.name.abcdefgh`` beside each ``name``."""
+    for path in sorted(folder.rglob(".*")):
+        if _HALF_WRITTEN.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def establish(problem: Problem, limits: Limits, on_event: OnEvent) -> Original:
@@ -50,6 +103,7 @@ def establish(problem: Problem, limits: Limits, on_event: OnEvent) -> Original:
         UserError: The model or the data cannot be used.
     """
     path = problem.folder / "original.json"
+    sweep(problem.folder)
     if path.exists():
         known = plain.loads(path.read_bytes(), Original)
         found = in_child(problem, jobs.fingerprint_data, limits=limits, on_event=on_event)

@@ -40,13 +40,15 @@ class Predictor:
     def outputs(self, raw: Any) -> Any:
         """Map raw inputs, an array (N, ...) or a dict of such, to the model's named outputs."""
         if not isinstance(raw, dict):
-            raw = {self.inputs[0]["name"]: raw}
+            raw = {"": raw}
+        if len(raw) == len(self.inputs) == 1:  # one array fits a model of one input, whatever its name
+            raw = {self.inputs[0]["name"]: next(iter(raw.values()))}
         tensors = {}
         for spec in self.inputs:
             if spec["name"] not in raw:
-                names = ", ".join(item["name"] for item in self.inputs)
-                raise ValueError(f"the model's inputs are {names}; {spec['name']} is missing")
-            tensors[spec["name"]] = self.preprocess(raw[spec["name"]]).astype(spec["dtype"], copy=False)
+                names, given = (", ".join(some) for some in ([item["name"] for item in self.inputs], raw))
+                raise ValueError(f"the model's inputs are {names}, these are {given}; name them as the model does")
+            tensors[spec["name"]] = _fit(self.preprocess(raw[spec["name"]]), spec)
         return self._run(tensors)
 
     def predict(self, raw: Any) -> Any:
@@ -63,17 +65,27 @@ class Predictor:
         if path.suffix == ".csv":
             return {name: np.loadtxt(path, delimiter=",", ndmin=2).astype(self.inputs[0]["dtype"])}
         raw = self.read_raw(path)
-        return {name: raw[None] if raw.ndim < self.manifest["raw_axes"][name] else raw}
+        alone = path.suffix != ".npy" or raw.ndim < self.manifest["raw_axes"][name]
+        return {name: raw[None] if alone else raw}
 
     def check_golden(self) -> float:
         """Return the greatest deviation from the recorded outputs, as a share of what is tolerated."""
-        worst = 0.0
+        shares = []
         with np.load(self.folder / "golden.npz", allow_pickle=False) as golden:
             tensors = {spec["name"]: golden["input." + spec["name"]] for spec in self.inputs}
             for name, found in self._run(tensors).items():
-                tolerated = self.manifest["golden"]["tolerance"][name]
-                worst = max(worst, float(np.abs(found - golden["output." + name]).max()) / tolerated)
-        return worst
+                off = np.abs(found.astype(np.float64) - golden["output." + name]).max(initial=0.0)
+                shares.append(float(off) / self.manifest["golden"]["tolerance"][name])
+        return float(np.max(shares))  # NaN if any is
+
+
+def _fit(array: Any, spec: Any) -> Any:
+    """Return an input in the model's type; refuse one of another shape."""
+    want, have = spec["shape"][1:], array.shape[1:]
+    if len(want) != len(have) or any(size not in (None, given) for size, given in zip(want, have, strict=True)):
+        shown = ["?" if size is None else size for size in want]
+        raise ValueError(f"the model's input {spec['name']} is {shown} a sample, this is {list(have)}")
+    return array.astype(spec["dtype"], copy=False)
 
 
 def _onnx(folder: Path, manifest: Any, threads: int, module: Any) -> Any:
@@ -125,16 +137,22 @@ def _torch(folder: Path, manifest: Any, threads: int, module: Any) -> Any:
     def run(tensors: Any) -> Any:
         with torch.inference_mode():
             found = module(**{key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
-        if isinstance(found, torch.Tensor):
-            found = [found]
-        values = list(found.values()) if hasattr(found, "values") else list(found)
-        return {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        return {name: value.numpy() for name, value in zip(names, _tensors(found, torch.Tensor), strict=True)}
 
     return run
 
 
+def _tensors(found: Any, kind: Any) -> list[Any]:
+    """Return the tensors in what a module returned, in order."""
+    if isinstance(found, kind):
+        return [found]
+    parts = found.values() if hasattr(found, "values") else found if isinstance(found, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part, kind)]
+
+
 def _load(name: str, path: Path) -> Any:
-    """Import one of the bundle's own files."""
+    """Import one of the bundle's own files, and leave nothing behind in it."""
+    sys.dont_write_bytecode = True
     spec: Any = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -150,10 +168,16 @@ def main(arguments: list[str]) -> int:
     predictor = Predictor()
     if arguments[0] == "--golden":
         worst = predictor.check_golden()
-        print(json.dumps({"golden": "ok" if worst <= 1 else "off", "share_of_tolerance": worst}))
+        share = worst if np.isfinite(worst) else None
+        print(json.dumps({"golden": "ok" if worst <= 1 else "off", "share_of_tolerance": share}))
         return 0 if worst <= 1 else 1
     for path in arguments:
-        for answer in predictor.predict(predictor.read(path)):
+        try:
+            answers = predictor.predict(predictor.read(path))
+        except (OSError, ValueError, ImportError) as error:
+            print(f"error: {path}: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        for answer in answers:
             print(json.dumps({"input": path, "answer": answer}))
     return 0
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
-from whet.errors import ModelError, SignatureError
+from whet.errors import ModelError, SignatureError, in_one_line
 from whet.models.model import Model
-from whet.models.onnx import counting
+from whet.models.onnx import counting, initializers
 from whet.models.source import Source
 from whet.storage import storage_errors
 from whet.types import Format, Layer, Signature, TensorSpec
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _FILE = "model.onnx"
 _EXTERNAL_ABOVE = 1 << 30  # protobuf holds 2 GiB at most
+_WEIGHTS_NEED_NOT_BE_INPUTS = 4  # from this version of the format on; tools that change graphs count on it
+# What the checker says of operators that are not ONNX's own, and of outputs whose shape is found by running.
+LEFT_TO_THE_RUNTIME = ("No Op registered", "is not a registered", "Field 'shape' of 'type' is required")
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
 
@@ -35,20 +38,24 @@ class OnnxAdapter:
     def open(self, source: Source, sample: Batch | None) -> Model:
         """Read a file and check it; the signature is the graph's own, refined by what the user declared."""
         proto = read(Path(source.path))
+        proto.ir_version = max(proto.ir_version, _WEIGHTS_NEED_NOT_BE_INPUTS)
+        initializers.lift_constants(proto)
         signature = refine(graph_signature(proto), source.inputs)
-        model = Model(self.format, proto, signature, source=source)
-        if any(not spec.shape for spec in signature.outputs):
-            model = model.with_payload(proto, signature=self._run_for_outputs(model, sample))
-        return model
+        model = Model(self.format, proto, signature, counting.traits(proto), source=source)
+        if any(not _has_shape(value) for value in proto.graph.output):
+            signature = self._run_for_outputs(model, sample)
+            _declare(proto, signature.outputs)
+        return model.with_payload(proto, signature=signature)
 
     def save(self, model: Model, folder: Path) -> Path:
         """Write ``model.onnx``, and its weights beside it where they exceed what protobuf holds."""
         path = folder / _FILE
         external = model.payload.ByteSize() > _EXTERNAL_ABOVE
+        written = self.clone(model) if external else model  # onnx takes the weights out of what it writes
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             onnx.save_model(
-                model.payload,
+                written.payload,
                 str(path),
                 save_as_external_data=external,
                 location=f"{_FILE}.data" if external else None,
@@ -126,10 +133,11 @@ class OnnxAdapter:
         except Exception as error:
             raise SignatureError(
                 f"the model's outputs have no declared shape and it cannot be run to find them "
-                f"({type(error).__name__}: {str(error)[:160]}); say what goes in with --input"
+                f"({type(error).__name__}: {in_one_line(error)}); say what goes in with --input"
             ) from error
         outputs = tuple(
-            TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in found.items()
+            TensorSpec(name, str(array.dtype), (None, *array.shape[1:]) if array.ndim else ())
+            for name, array in found.items()
         )
         return Signature(model.signature.inputs, outputs)
 
@@ -147,23 +155,30 @@ def read(path: Path) -> ModelProto:
     except DecodeError as error:
         raise ModelError(f"{path} is not an ONNX file, or it is truncated ({error})") from error
     except (onnx.checker.ValidationError, FileNotFoundError, ValueError, OSError) as error:
-        raise ModelError(f"the external data of {path} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"the external data of {path} cannot be read: {in_one_line(error)}") from error
     if not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{path} holds no ONNX graph; it may be truncated or of another format")
     try:
         # The path form also checks models beyond protobuf's 2 GiB.
         onnx.checker.check_model(str(path), full_check=False)
     except onnx.checker.ValidationError as error:
-        if "No Op registered" not in str(error) and "is not a registered" not in str(error):
-            raise ModelError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
+        if not any(known in str(error) for known in LEFT_TO_THE_RUNTIME):
+            raise ModelError(f"{path} is not a valid ONNX model: {in_one_line(error)}") from error
     return proto
 
 
 def graph_signature(proto: ModelProto) -> Signature:
     """Return the signature a graph declares; initializers that are also inputs are not inputs."""
     constants = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [_spec(value) for value in proto.graph.input if value.name not in constants]
-    return Signature(tuple(inputs), tuple(_spec(value) for value in proto.graph.output))
+    inputs = [value for value in proto.graph.input if value.name not in constants]
+    outputs = tuple(_spec(value) for value in proto.graph.output)
+    for value in inputs:
+        if not _has_shape(value) and value.type.HasField("tensor_type"):
+            raise SignatureError(
+                f"the graph does not say how many axes its input {value.name!r} has; "
+                f"write them into the file (onnx.tools.update_model_dims)"
+            )
+    return Signature(tuple(_spec(value) for value in inputs), outputs)
 
 
 def refine(signature: Signature, declared: tuple[TensorSpec, ...]) -> Signature:
@@ -183,21 +198,43 @@ def refine(signature: Signature, declared: tuple[TensorSpec, ...]) -> Signature:
         if given is None:
             inputs.append(spec)
             continue
-        if given.dtype != spec.dtype or len(given.shape) != len(spec.shape):
+        if given.dtype != spec.dtype or not _fits(given, spec):
             raise SignatureError(f"--input {given} does not fit the model's input {spec}")
         inputs.append(TensorSpec(spec.name, spec.dtype, spec.shape, given.example, given.low, given.high))
     return Signature(tuple(inputs), signature.outputs)
 
 
+def _fits(given: TensorSpec, spec: TensorSpec) -> bool:
+    """Tell whether declared lengths are those of a graph's fixed axes, but for the sample's."""
+    return len(given.shape) == len(spec.shape) and all(
+        axis == 0 or size in (None, length)
+        for axis, (size, length) in enumerate(zip(spec.shape, given.example, strict=True))
+    )
+
+
+def _has_shape(value: ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.HasField("shape"))
+
+
+def _declare(proto: ModelProto, outputs: tuple[TensorSpec, ...]) -> None:
+    """Write types and numbers of axes of outputs into a graph, in place; lengths stay free."""
+    for value, spec in zip(proto.graph.output, outputs, strict=True):
+        if not _has_shape(value):
+            kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+            value.CopyFrom(onnx.helper.make_tensor_value_info(spec.name, kind, [None] * len(spec.shape)))
+
+
 def _spec(value: Any) -> TensorSpec:
+    kind = value.type.WhichOneof("value") or "tensor_type"
     tensor = value.type.tensor_type
+    if kind != "tensor_type" or tensor.elem_type == TensorProto.STRING:
+        what = "text" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
+        raise SignatureError(
+            f"{value.name!r} is {what}, not a tensor of numbers; export the model without it "
+            f"(a classifier of skl2onnx with zipmap=False, a text model without its tokenizer)"
+        )
     dtype = "float32"
     if tensor.elem_type:
         dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
     shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
     return TensorSpec(value.name, dtype, shape)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
-from whet.types import Layer
+from whet.models.onnx.initializers import graphs, inner_graphs, reads
+from whet.types import Layer, Trait, TraitKind
 
 if TYPE_CHECKING:
     from whet.types import Array, Batch
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-_LEARNED = _FLOATS | {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
+_HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+_FOUR_BITS = {TensorProto.INT4, TensorProto.UINT4}
+_LEARNED = _FLOATS | _FOUR_BITS | {TensorProto.INT8, TensorProto.UINT8}
 # The same in operators of quantized graphs.
 _QUANTIZED_KERNELS = {
     "ConvInteger": (1,), "MatMulInteger": (1,), "DynamicQuantizeMatMul": (1,), "DynamicQuantizeLSTM": (1, 2),
     "QLinearConv": (3,), "QLinearMatMul": (3,),
 }  # fmt: skip
+# Where their biases are; what else they read are scales and zero points.
+_QUANTIZED_BIASES = {"DynamicQuantizeMatMul": (4,), "DynamicQuantizeLSTM": (3,), "QLinearConv": (8,)}
 # Operators whose weight matrices may be pruned, clustered or quantized, and the positions of these.
 _KERNELS = {
     "Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1),
@@ -37,39 +44,78 @@ def layers(proto: ModelProto, sample: Batch | None) -> list[Layer]:
         proto: The model.
         sample: Inputs of one sample, which give the free axes their lengths; None leaves MACs unknown.
     """
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    constants = {tensor.name: tensor for graph in graphs(proto.graph) for tensor in graph.initializer}
     shapes = shapes_of(proto, sample) if sample is not None else {}
-    through = _dequantized(proto, constants)
-    found = []
+    through = dequantized(proto, constants)
+    coded = set(through.values())
+    found: dict[str, Layer] = {}
+    taken: set[str] = set()
     for index, node in enumerate(proto.graph.node):
         if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
             continue
-        owned = {
-            constants[key].name: constants[key]
-            for name in node.input
-            if (key := through.get(name, name)) in constants
-        }
-        learned = [tensor for tensor in owned.values() if tensor.data_type in _LEARNED]
+        names = dict.fromkeys(through.get(name, name) for name in _weights(node))
+        owned = [constants[name] for name in names if name in constants and _learned(constants[name], coded)]
+        learned = [tensor for tensor in owned if tensor.name not in taken]
         count = macs(node, shapes) if sample is not None else None
-        if not learned and not count:
+        if not owned and not (_multiplies(node) if count is None else count):
             continue
-        matrices = kernels(node, constants)
-        found.append(
-            Layer(
-                layer_name(node, index, matrices),
-                node.op_type,
-                tuple(name for name in matrices if constants[name].data_type in _FLOATS),
-                sum(math.prod(tensor.dims) for tensor in learned),
-                sum(size(tensor) for tensor in learned),
-                count,
-            )
+        taken.update(names)
+        matrices = kernels(node, constants, through)
+        layer = Layer(
+            layer_name(node, index, matrices),
+            node.op_type,
+            tuple(name for name in matrices if constants[name].data_type in _FLOATS),
+            sum(math.prod(tensor.dims) for tensor in learned),
+            sum(size(tensor) for tensor in learned),
+            count,
         )
-    return found
+        found[layer.name] = _together(found[layer.name], layer) if layer.name in found else layer
+    return list(found.values())
 
 
-def kernels(node: NodeProto, constants: Mapping[str, TensorProto]) -> tuple[str, ...]:
-    """Return the constants that a node multiplies by: matrices and windows, not biases and tables."""
-    names = (node.input[at] for at in _KERNELS.get(node.op_type, ()) if at < len(node.input))
+def _together(first: Layer, again: Layer) -> Layer:
+    """Add up a layer that is applied more than once."""
+    macs = None if first.macs is None or again.macs is None else first.macs + again.macs
+    return replace(
+        first,
+        weights=tuple(dict.fromkeys([*first.weights, *again.weights])),
+        parameters=first.parameters + again.parameters,
+        bytes=first.bytes + again.bytes,
+        macs=macs,
+    )
+
+
+def _weights(node: NodeProto) -> Iterator[str]:
+    """Yield the names of weights that a node may read; of a quantized one, not its scales and zero points."""
+    if node.op_type not in _QUANTIZED_KERNELS:
+        yield from reads(node)
+        return
+    places = (*_QUANTIZED_KERNELS[node.op_type], *_QUANTIZED_BIASES.get(node.op_type, ()))
+    yield from (node.input[at] for at in places if at < len(node.input))
+
+
+def _learned(tensor: TensorProto, coded: set[str]) -> bool:
+    """Tell weights (``coded``: read by a DequantizeLinear) from shapes, and from the one number of a formula."""
+    learned = tensor.data_type in _LEARNED or (tensor.data_type == TensorProto.INT32 and tensor.name in coded)
+    return learned and bool(tensor.dims)
+
+
+def _multiplies(node: NodeProto) -> bool:
+    """Tell whether a node multiplies and accumulates, in the graphs it holds too."""
+    return macs_known(node.op_type) or any(
+        macs_known(inner.op_type) for graph in inner_graphs(node) for inner in graph.node
+    )
+
+
+def kernels(
+    node: NodeProto, constants: Mapping[str, TensorProto], through: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ...]:
+    """Return the constants that a node multiplies by: matrices and windows, not biases and tables.
+
+    ``through`` leads from what a DequantizeLinear yields to the constant it reads.
+    """
+    places = {**_KERNELS, **_QUANTIZED_KERNELS}.get(node.op_type, ())
+    names = (through.get(node.input[at], node.input[at]) for at in places if at < len(node.input))
     return tuple(name for name in names if name in constants and len(constants[name].dims) > 1)
 
 
@@ -94,6 +140,16 @@ def matrices(proto: ModelProto) -> dict[str, Array]:
     return found
 
 
+def traits(proto: ModelProto) -> frozenset[Trait]:
+    """Return what a file says of itself: integer weights, or weights of 16 bits."""
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    through = dequantized(proto, constants)
+    types = {constants[name].data_type for node in proto.graph.node for name in kernels(node, constants, through)}
+    found = [Trait(TraitKind.QUANTIZED, 4 if types & _FOUR_BITS else 8)] if types & (_LEARNED - _FLOATS) else []
+    found += [Trait(TraitKind.HALF, 16)] if types & _HALVES else []
+    return frozenset(found)
+
+
 def _zero_point(node: NodeProto, constants: Mapping[str, TensorProto], array: Array) -> Array:
     """Return a DequantizeLinear's zero point in a shape that broadcasts over its input."""
     if len(node.input) < 3 or node.input[2] not in constants:
@@ -107,7 +163,7 @@ def _zero_point(node: NodeProto, constants: Mapping[str, TensorProto], array: Ar
 
 def layer_name(node: NodeProto, index: int, matrices: tuple[str, ...] = ()) -> str:
     """Name a node as its author would: by its weight's path in the source model, else by its own name."""
-    for kernel in matrices:
+    for kernel in (name.removesuffix("_quantized") for name in matrices):
         if kernel.endswith(".weight") and "/" not in kernel:
             return kernel.removesuffix(".weight")
     return node.name or f"{node.op_type}_{index}"
@@ -115,14 +171,46 @@ def layer_name(node: NodeProto, index: int, matrices: tuple[str, ...] = ()) -> s
 
 def size(tensor: TensorProto) -> int:
     """Return the bytes that a tensor's elements take."""
-    bits = {TensorProto.INT4: 4, TensorProto.UINT4: 4}.get(tensor.data_type)
-    if bits is None:
+    bits = 4
+    if tensor.data_type not in _FOUR_BITS:
         bits = 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
     return int(math.prod(tensor.dims) * bits + 7) // 8
 
 
 def shapes_of(proto: ModelProto, sample: Batch) -> Shapes:
-    """Return the shape of every tensor when the graph runs on ``sample``, as far as inference finds it."""
+    """Return the shapes of tensors when the graph runs on ``sample``: inferred, or else found by running it.
+
+    Only those of nodes that multiply are found by running; a graph that cannot be run leaves them unknown.
+    """
+    shapes = _inferred(proto, sample)
+    needed = {name for node in proto.graph.node if macs_known(node.op_type) for name in [*node.input, *node.output]}
+    unknown = sorted(name for name in needed if name and None in shapes.get(name, (None,)))
+    return {**shapes, **_observed(proto, sample, unknown)} if unknown else shapes
+
+
+def _observed(proto: ModelProto, sample: Batch, names: list[str]) -> Shapes:
+    """Run the graph with inner tensors for outputs, and return their shapes."""
+    import onnxruntime
+
+    shown = ModelProto()
+    shown.CopyFrom(proto)
+    present = {value.name for value in shown.graph.output}
+    shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(
+            shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        arrays = session.run(names, dict(sample))
+    except Exception:  # noqa: BLE001 - whatever the reason is, what is not known is reported as None
+        return {}
+    return {name: tuple(array.shape) for name, array in zip(names, arrays, strict=True)}
+
+
+def _inferred(proto: ModelProto, sample: Batch) -> Shapes:
     model = ModelProto()
     model.CopyFrom(proto)
     for value in model.graph.input:
@@ -144,10 +232,13 @@ def shapes_of(proto: ModelProto, sample: Batch) -> Shapes:
 
 
 def macs(node: NodeProto, shapes: Shapes) -> int | None:
-    """Return the multiply-accumulate operations of a node; 0 if it has none, None if its shapes are unknown."""
+    """Return the multiply-accumulate operations of a node; 0 if it has none, None if they cannot be known.
+
+    That is where shapes are unknown, and where an If or a Loop decides as it runs.
+    """
     count = _MACS.get(node.op_type)
     if count is None:
-        return 0
+        return None if _multiplies(node) else 0
     try:
         return count(node, shapes)
     except (KeyError, TypeError, IndexError):
@@ -206,7 +297,7 @@ _MACS: Mapping[str, Callable[[NodeProto, Shapes], int]] = {
 }
 
 
-def _dequantized(proto: ModelProto, constants: Mapping[str, TensorProto]) -> dict[str, str]:
+def dequantized(proto: ModelProto, constants: Mapping[str, TensorProto]) -> dict[str, str]:
     """Map what a DequantizeLinear of a constant yields to that constant."""
     return {
         node.output[0]: node.input[0]

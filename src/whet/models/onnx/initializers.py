@@ -2,10 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 _LEAST_NORMAL = {TensorProto.FLOAT: np.finfo(np.float32).tiny, TensorProto.DOUBLE: np.finfo(np.float64).tiny}
+_WEIGHTS = {*_LEAST_NORMAL, TensorProto.FLOAT16, TensorProto.INT8}
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield a graph and those that its nodes hold: the branches of an If, the body of a Loop."""
+    yield graph
+    for node in graph.node:
+        yield from inner_graphs(node)
+
+
+def inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs that a node holds, and those that theirs hold."""
+    for attribute in node.attribute:
+        for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            yield from graphs(inner)
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Yield the names that a node reads, in the graphs it holds too, and the constants of these."""
+    yield from node.input
+    for graph in inner_graphs(node):
+        yield from (tensor.name for tensor in graph.initializer)
+        for inner in graph.node:
+            yield from inner.input
+
+
+def sort_nodes(graph: GraphProto) -> None:
+    """Have every node stand after those whose outputs it reads, in place; inner graphs too.
+
+    The tools of ONNX Runtime that change graphs append nodes, and overlook what an If or a Loop reads.
+    """
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            sort_nodes(inner)
+    makers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    needs = [{makers[name] for name in reads(node) if name in makers} for node in graph.node]
+    order = list(TopologicalSorter(dict(enumerate(needs))).static_order())
+    if order != sorted(order):
+        nodes = [NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def lift_constants(proto: ModelProto) -> int:
+    """Make initializers of the weights that some exporters write as Constant nodes, in place; return how many."""
+    kept, lifted = [], []
+    for node in proto.graph.node:
+        value = next((a.t for a in node.attribute if a.name == "value"), TensorProto())
+        if node.op_type == "Constant" and value.data_type in _WEIGHTS and value.dims:
+            lifted.append(TensorProto.FromString(value.SerializeToString()))
+            lifted[-1].name = node.output[0]
+        else:
+            kept.append(node)
+    outputs = {value.name for value in proto.graph.output}
+    if not lifted or outputs & {tensor.name for tensor in lifted}:
+        return 0
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+    proto.graph.initializer.extend(lifted)
+    return len(lifted)
+
+
+def close_inputs(proto: ModelProto) -> None:
+    """Take initializers off the inputs, in place: nobody may pass others."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    kept = [value for value in proto.graph.input if value.name not in constants]
+    if len(kept) < len(proto.graph.input):
+        copies = [ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+        del proto.graph.input[:]
+        proto.graph.input.extend(copies)
 
 
 def flush_subnormals(proto: ModelProto) -> int:
@@ -79,6 +153,4 @@ def _keep(proto: ModelProto, tensors: list[TensorProto]) -> None:
 
 def _has_subgraphs(proto: ModelProto) -> bool:
     """Whether any node holds a graph of its own (If, Loop, Scan), which may read outer names."""
-    return any(
-        attribute.HasField("g") or attribute.graphs for node in proto.graph.node for attribute in node.attribute
-    )
+    return any(True for node in proto.graph.node for _ in inner_graphs(node))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whet import plain
-from whet.errors import ModelError, SignatureError
+from whet.errors import ModelError, SignatureError, in_one_line
 from whet.models.model import Model
 from whet.models.source import Source
 from whet.models.torch import counting, edits, origin
@@ -95,7 +95,7 @@ class TorchAdapter:
     def layers(self, model: Model) -> list[Layer]:
         """Return the modules that own parameters, with their MACs for one sample where a sample is known."""
         sample = None if model.signature is None else model.signature.synthetic(1)
-        macs = {} if sample is None else counting.macs(model.payload.module, tensors(sample))
+        macs = None if sample is None else counting.macs(model.payload.module, tensors(sample))
         return counting.layers(model.payload.module, macs)
 
     def weights(self, model: Model) -> dict[str, Array]:
@@ -109,7 +109,7 @@ class TorchAdapter:
     def matrices(self, model: Model) -> dict[str, Array]:
         """Return the parameters that a pass may prune, and INT8 weights."""
         module = model.payload.module
-        names = {name for layer in counting.layers(module, {}) for name in layer.weights}
+        names = {name for layer in counting.layers(module, None) for name in layer.weights}
         found = {name: value.detach().float() for name, value in module.named_parameters() if name in names}
         found |= {name: value for name, value in module.named_buffers() if value.dtype == torch.int8}
         return {name: value.cpu().numpy() for name, value in found.items()}
@@ -148,18 +148,30 @@ def find_signature(module: nn.Module, sample: Batch, declared: tuple[TensorSpec,
     except Exception as error:
         shapes = ", ".join(f"{spec}" for spec in inputs)
         raise SignatureError(
-            f"the model cannot be run on the inputs {shapes}: {type(error).__name__}: {_first_line(error)}"
+            f"the model cannot be run on the inputs {shapes}: {type(error).__name__}: {in_one_line(error)}"
         ) from error
     size = len(next(iter(sample.values())))
-    specs = []
+    _check_axis(outputs, size)
+    _check_axis(_alone(module, sample), 1)  # two layers are not told from two samples
+    specs = [TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in outputs.items()]
+    return Signature(tuple(inputs), tuple(specs))
+
+
+def _check_axis(outputs: Mapping[str, Array], size: int) -> None:
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != size:
             raise SignatureError(
-                f"output {name!r} has shape {list(array.shape)} for {size} samples; "
+                f"output {name!r} has shape {list(array.shape)} for {size} sample{'s' * (size > 1)}; "
                 f"axis 0 of every output must be the sample"
             )
-        specs.append(TensorSpec(name, str(array.dtype), (None, *array.shape[1:])))
-    return Signature(tuple(inputs), tuple(specs))
+
+
+def _alone(module: nn.Module, sample: Batch) -> dict[str, Array]:
+    """Run a module on the first sample alone; nothing comes of one that takes a fixed number."""
+    try:
+        return run(module, {name: array[:1] for name, array in sample.items()})
+    except Exception:  # noqa: BLE001 - from the user's own forward, which did well with more
+        return {}
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
@@ -199,11 +211,11 @@ def _collect(value: Any, name: str, flat: dict[str, Tensor]) -> None:
 
 
 def _bind(module: nn.Module, batch: Batch) -> Batch:
-    """Return a batch whose names are the parameters of ``module.forward``."""
+    """Return a batch whose names are the parameters of ``module.forward``, in its order."""
     parameters = inspect.signature(module.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if any(p.kind is p.VAR_KEYWORD for p in parameters) or all(name in names for name in batch):
-        return batch
+        return {name: batch[name] for name in dict.fromkeys([*names, *batch]) if name in batch}
     if len(batch) == 1 and names:
         return {names[0]: next(iter(batch.values()))}
     raise SignatureError(
@@ -216,8 +228,3 @@ def _named(module: nn.Module, specs: tuple[TensorSpec, ...], batch: int) -> Batc
     """Draw a synthetic sample for declared inputs, which may come without names."""
     drawn = Signature(specs, ()).synthetic(batch)
     return _bind(module, drawn)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
+import re
+import warnings
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from whet.errors import ModelError, UnsafePickle, WeightsMismatch
+from whet.errors import ModelError, UnsafePickle, WeightsMismatch, in_one_line
 
+# How torch's files begin: a zip archive, or (to version 1.5) a pickled number.
+_ZIP, _LEGACY = b"PK\x03\x04", pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "params", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
 _SHOWN = 5
 
 
@@ -32,18 +36,22 @@ def read(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    _recognise(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load(path, weights_only=True)
     except pickle.UnpicklingError as error:
         if not trust_pickle:
             raise _unsafe(path, error) from error
-        content = torch.load(path, map_location="cpu", weights_only=False)  # the user's explicit word
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        content = _unpickle(path)
+    except Exception as error:  # a broken pickle raises whatever its bytes happen to say
+        if "TorchScript" in str(error):
+            raise ModelError(
+                f"{path} holds a TorchScript program, which this version does not read; "
+                f"save model.state_dict() and give that file"
+            ) from error
         raise ModelError(
-            f"{path} is not a readable torch checkpoint ({_first_line(error)}); it may be truncated"
+            f"{path} is not a readable torch checkpoint ({in_one_line(error)}); it may be truncated"
         ) from error
-    if isinstance(content, nn.Module):
-        content = content.state_dict()
     return _unwrap(content, path)
 
 
@@ -75,30 +83,61 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return dict(load_file(str(path), device="cpu"))
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path} is not a readable safetensors file ({_first_line(error)}); it may be truncated"
+            f"{path} is not a readable safetensors file ({in_one_line(error)}); it may be truncated"
+        ) from error
+
+
+def _recognise(path: Path) -> None:
+    """Refuse a file that torch did not write."""
+    with path.open("rb") as file:
+        start = file.read(len(_LEGACY))
+    if not start.startswith((_ZIP, _LEGACY)):
+        raise ModelError(
+            f"{path} is not a torch checkpoint: it begins with {start[:12]!r}; it may be another library's, "
+            f"or a page that was downloaded in place of the file"
+        )
+
+
+def _load(path: Path, *, weights_only: bool) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # only its failure would matter
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+
+def _unpickle(path: Path) -> Any:
+    """Run what the file says: the user's explicit word."""
+    try:
+        return _load(path, weights_only=False)
+    except Exception as error:  # code from the file may raise anything
+        raise ModelError(
+            f"{path} cannot be unpickled ({type(error).__name__}: {in_one_line(error)}); unpickling needs the very "
+            f"code that wrote the file; save model.state_dict() instead"
         ) from error
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     """Find the state dict in what a checkpoint holds."""
     for _ in range(3):
+        if isinstance(content, nn.Module):
+            content = content.state_dict()
         if not isinstance(content, dict):
             break
-        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
-            return tensors
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), None)
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict | nn.Module)), None)
         if inner is None:
+            tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+            if tensors:
+                return tensors
             break
         content = inner
     what = f"a {type(content).__name__}"
     if isinstance(content, dict):
-        what = f"a dict of {', '.join(map(str, list(content)[:_SHOWN]))}"
+        what = f"a dict of {', '.join(map(str, list(content)[:_SHOWN]))}" if content else "an empty dict"
     raise ModelError(f"{path} holds no weights by name but {what}; save model.state_dict() and give that file")
 
 
 def _strip(weights: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
     """Remove the prefix that DataParallel, torch.compile or a wrapper put before every name."""
+    weights = {name: tensor for name, tensor in weights.items() if name in wanted or name not in _COUNTERS}
     for _ in range(len(_PREFIXES)):
         if wanted & set(weights):
             return weights
@@ -137,17 +176,11 @@ def _unsafe(path: Path, error: Exception) -> UnsafePickle:
     """Say what a checkpoint holds that would have to be unpickled."""
     try:
         held = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # noqa: BLE001 - the file is hostile or broken: its first error is what we report
-        held = []
-    if not held and "magic" in str(error).lower():
-        return UnsafePickle(f"{path} is not a torch checkpoint ({_first_line(error)})")
-    what = ", ".join(held[:_SHOWN]) or _first_line(error)
+    except Exception:  # noqa: BLE001 - an old or a broken file: torch's own message names the first
+        held = re.findall(r"GLOBAL (\S+)", str(error))[:1]
+    cause = re.search(r"Unpickler error: (.*)", str(error))
+    what = ", ".join(held[:_SHOWN]) or (cause[1][:160] if cause else in_one_line(error))
     return UnsafePickle(
         f"{path} can only be read by unpickling, which runs code from the file; it holds: {what}; "
         f"save model.state_dict() instead, or pass --trust-pickle if you trust whoever made it"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from whet.models.torch.edits import Int8Linear, Int8Recurrent
 from whet.types import Layer
 
 # Tables and scales: pruning or clustering them is not what a user means by it.
+_OPAQUE = (Int8Linear, Int8Recurrent)  # to torch's counter
 _NOT_PRUNABLE = (nn.Embedding, nn.EmbeddingBag, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def macs(module: nn.Module, sample: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the MACs of each submodule for ``sample`` (inner ones counted in outer ones too), by path.
 
-    torch's own counter knows matrix products, convolutions and attention. oneDNN's fused LSTM is opaque to it
-    and is switched off while it counts.
+    torch's own counter knows matrix products, convolutions and attention. The fused LSTM, attention and
+    transformer layer of the CPU are opaque to it and are switched off while it counts.
     """
     counter = FlopCounterMode(display=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of TF32 on another vendor's GPU
-        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), counter:
-            module(**sample)
+    with torch.no_grad(), _in_the_open(), counter:
+        module(**sample)
     root = type(module).__name__
     counts = {}
     for path, by_op in counter.get_flop_counts().items():
@@ -36,13 +38,19 @@ def macs(module: nn.Module, sample: Mapping[str, Tensor]) -> dict[str, int]:
     return counts
 
 
-def layers(module: nn.Module, counted: Mapping[str, int]) -> list[Layer]:
-    """Return every submodule that owns parameters or buffers, or whose MACs are not its children's."""
+def layers(module: nn.Module, counted: Mapping[str, int] | None) -> list[Layer]:
+    """Return every submodule that owns parameters or buffers, or whose MACs are not its children's.
+
+    A parameter that two modules share belongs to the first of them. ``counted`` are the MACs by path; None where
+    they are not known.
+    """
     found = []
+    firsts = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
     for name, part in module.named_modules():
-        own = list(part.named_parameters(recurse=False)) + list(part.named_buffers(recurse=False))
+        each = list(part.named_parameters(recurse=False)) + list(part.named_buffers(recurse=False))
+        own = [(key, tensor) for key, tensor in each if _join(name, key) in firsts]
         leaf = next(part.children(), None) is None
-        if not own and not (leaf and counted.get(name)):
+        if not own and not (leaf and counted and counted.get(name)):
             continue
         prunable = not isinstance(part, _NOT_PRUNABLE)
         found.append(
@@ -50,14 +58,30 @@ def layers(module: nn.Module, counted: Mapping[str, int]) -> list[Layer]:
                 name or "(root)",
                 type(part).__name__,
                 tuple(
-                    _join(name, key) for key, p in part.named_parameters(recurse=False) if prunable and p.ndim > 1
+                    _join(name, key)
+                    for key, tensor in own
+                    if prunable and isinstance(tensor, nn.Parameter) and tensor.ndim > 1
                 ),
                 sum(tensor.numel() for _, tensor in own if _learned(tensor)),
                 sum(tensor.numel() * tensor.element_size() for _, tensor in own),
-                counted.get(name, 0) if leaf or not counted else _own_macs(name, counted),
+                None if counted is None or isinstance(part, _OPAQUE) else _own_macs(name, counted),
             )
         )
     return found
+
+
+@contextmanager
+def _in_the_open() -> Iterator[None]:
+    """Have fused kernels done as the products they are made of."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of TF32 on another vendor's GPU
+            with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _own_macs(name: str, counted: Mapping[str, int]) -> int:

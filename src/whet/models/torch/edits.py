@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 Edit = Mapping[str, Any]
 """``{"edit": name, ...}``: plain data, as it lies in ``model.json``."""
@@ -103,21 +105,46 @@ class Int8Recurrent(nn.Module):
             cells.append(torch.ops.quantized.make_quantized_cell_params_dynamic(*packed, *biases, True))
         return cells
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Map (batch, time, in) (time first unless ``batch_first``) to all outputs and the last state."""
+    def forward(self, x: Any, state: Any = None) -> tuple[Any, Any]:
+        """Map (batch, time, in) (time first unless ``batch_first``) to all outputs and the last state.
+
+        One sequence (time, in) and packed sequences are taken too, as the float layer takes them.
+        """
+        if isinstance(x, PackedSequence):
+            order, back = x.sorted_indices, x.unsorted_indices
+            out, last = self._run((x.data, x.batch_sizes), int(x.batch_sizes[0]), _in_order(state, order))
+            return PackedSequence(out, x.batch_sizes, order, back), _in_order(last, back)
+        axis = 0 if self.batch_first else 1
+        if x.ndim == 2:
+            out, last = self.forward(x.unsqueeze(axis), _each(state, lambda part: part.unsqueeze(1)))
+            return out.squeeze(axis), _each(last, lambda part: part.squeeze(1))
+        return self._run((x,), x.shape[axis], state, self.batch_first)
+
+    def _run(self, inputs: tuple[Tensor, ...], batch: int, state: Any, *layout: bool) -> tuple[Tensor, Any]:
+        """Call the kernel that takes these inputs: one tensor and its layout, or packed data and batch sizes."""
         if self._cells is None:
             self._cells = self._pack_cells()
-        shape = (self.settings["num_layers"] * self.directions, x.shape[0 if self.batch_first else 1])
-        zeros = torch.zeros(*shape, self.hidden_size)
-        run = (self.settings["num_layers"], 0.0, False, self.settings["bidirectional"], self.batch_first)
+        layers, both_ways = self.settings["num_layers"], self.settings["bidirectional"]
+        zeros = torch.zeros(layers * self.directions, batch, self.hidden_size)
+        how = (self._cells, True, layers, 0.0, False, both_ways, *layout)
         if self.mode == "LSTM":
             hidden = [zeros, zeros] if state is None else list(state)
-            out, h, c = torch.quantized_lstm(
-                x, hidden, self._cells, True, *run, dtype=torch.qint8, use_dynamic=True
-            )
+            out, h, c = torch.quantized_lstm(*inputs, hidden, *how, dtype=torch.qint8, use_dynamic=True)
             return out, (h, c)
-        out, h = torch.quantized_gru(x, zeros if state is None else state, self._cells, True, *run)
+        out, h = torch.quantized_gru(*inputs, zeros if state is None else state, *how)
         return out, h
+
+
+def _each(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Change the parts of a state: one tensor, two of an LSTM, or None."""
+    if isinstance(state, tuple | list):
+        return tuple(change(part) for part in state)
+    return None if state is None else change(state)
+
+
+def _in_order(state: Any, order: Tensor | None) -> Any:
+    """Bring the sequences of a state (layers, batch, hidden) into another order."""
+    return state if order is None else _each(state, lambda part: part.index_select(1, order))
 
 
 def _per_row(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,6 +168,10 @@ def _prepack(values: Tensor, scale: Tensor, bias: Tensor | None) -> Any:
 
 def _cast(module: nn.Module, edit: Edit) -> nn.Module:
     dtype = getattr(torch, edit["dtype"])
+    most = torch.finfo(dtype).max
+    for value in [*module.parameters(), *module.buffers()]:
+        if value.is_floating_point():  # infinities are meant; what would become infinite is not
+            value.data = torch.where(value.isinf(), value.data, value.data.clamp(-most, most))
     module = module.to(dtype)
     module.register_forward_pre_hook(lambda _, args, kw: _floats((args, kw), dtype), with_kwargs=True)
     module.register_forward_hook(lambda _, args, out: _floats(out, torch.float32))
@@ -152,9 +183,11 @@ def _floats(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, Tensor):
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, dict):
-        return type(value)(**{key: _floats(item, dtype) for key, item in value.items()})
+        cast = {key: _floats(item, dtype) for key, item in value.items()}
+        return type(value)(**cast) if is_dataclass(value) else type(value)(cast)
     if isinstance(value, tuple | list):
-        return type(value)(_floats(item, dtype) for item in value)
+        items = [_floats(item, dtype) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)  # named or not
     return value
 
 
@@ -164,8 +197,15 @@ def _dynamic_int8(module: nn.Module, edit: Edit) -> nn.Module:
         new = Int8Linear(layer) if isinstance(layer, nn.Linear) else Int8Recurrent(layer)  # type: ignore[arg-type]
         if not name:
             return new.eval()
-        parent, _, last = name.rpartition(".")
-        setattr(module.get_submodule(parent), last, new.eval())
+        for alias in [key for key, part in module.named_modules(remove_duplicate=False) if part is layer]:
+            parent, _, last = alias.rpartition(".")
+            setattr(module.get_submodule(parent), last, new.eval())
+    for part in module.modules():
+        # Their fused form reads the float weights of their layers.
+        if isinstance(part, nn.TransformerEncoderLayer):
+            part.activation_relu_or_gelu = 0
+        elif isinstance(part, nn.TransformerEncoder):
+            part.use_nested_tensor = False
     return module
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from whet.data.data import Part
-from whet.errors import PassError, UnsupportedOperator
+from whet.errors import PassError, UnsupportedOperator, in_one_line
 from whet.models.model import Model
 from whet.models.onnx.adapter import OnnxAdapter, graph_signature
 from whet.models.onnx.initializers import flush_subnormals
@@ -39,17 +39,47 @@ def export_onnx(request: ExportOnnx, model: Model, context: PassContext) -> Outc
     proto = _export(request, model.payload.module, signature, batch)
     flushed = flush_subnormals(proto)
     onnx.checker.check_model(proto, full_check=True)
-    declared = graph_signature(proto)
-    inputs = tuple(_carry(spec, before) for spec, before in zip(declared.inputs, signature.inputs, strict=True))
-    outputs = tuple(
-        TensorSpec(spec.name, spec.dtype, before.shape)
-        for spec, before in zip(declared.outputs, signature.outputs, strict=True)
+    exported = model.with_payload(
+        proto, format=Format.ONNX, signature=_signature(graph_signature(proto), signature, request.batch)
     )
-    exported = model.with_payload(proto, format=Format.ONNX, signature=Signature(inputs, outputs))
-    wanted = run(model.payload.module, batch)
-    found = OnnxAdapter().forward(exported, batch)
-    notes = {"subnormals_flushed": flushed, **compare(wanted, found, request.tolerance)}
+    notes: dict[str, Any] = {"subnormals_flushed": flushed}
+    # One sample alone, too: the exporter takes it that there are two or more.
+    for count in (1, _COMPARED) if not request.batch else (request.batch,):
+        part = {name: array[:count] for name, array in batch.items()}
+        wanted, found = run(model.payload.module, part), OnnxAdapter().forward(exported, part)
+        for name, difference in compare(wanted, found, request.tolerance).items():
+            notes[name] = max(notes.get(name, 0.0), difference)
     return Outcome(exported, tuple(node.name for node in proto.graph.node), (), notes)
+
+
+def _signature(declared: Signature, before: Signature, batch: int) -> Signature:
+    """Return the signature of the exported graph.
+
+    Raises:
+        PassError: An axis that was to be free was fixed on the way.
+    """
+    inputs, outputs = [], []
+    for spec, source in zip(declared.inputs, before.inputs, strict=True):
+        shape = (batch or source.shape[0], *source.shape[1:])
+        for axis, (have, want) in enumerate(zip(spec.shape, shape, strict=True)):
+            if want is None and have is not None:
+                raise _fixed(spec.name, axis, have)
+        inputs.append(TensorSpec(spec.name, spec.dtype, shape, source.example, source.low, source.high))
+    for spec, source in zip(declared.outputs, before.outputs, strict=True):
+        outputs.append(TensorSpec(spec.name, spec.dtype, (batch or source.shape[0], *spec.shape[1:])))
+    return Signature(tuple(inputs), tuple(outputs))
+
+
+def _fixed(name: str, axis: int, size: int) -> PassError:
+    if axis == 0:
+        return PassError(
+            f"the model fixes its number of samples (at the {size} it was exported with), so it cannot be exported "
+            f"with a free one; set batch = 1 in the export-onnx step, or mend what depends on it in its forward"
+        )
+    return PassError(
+        f"the model fixes axis {axis} of {name!r} at {size}, so it cannot be exported with a free one; "
+        f"declare it without the ?, or mend what depends on it in its forward"
+    )
 
 
 def compare(wanted: dict[str, Array], found: dict[str, Array], tolerance: float) -> dict[str, Any]:
@@ -60,8 +90,16 @@ def compare(wanted: dict[str, Array], found: dict[str, Array], tolerance: float)
     """
     worst = {"max_abs_difference": 0.0, "max_rel_difference": 0.0}
     for name, array in wanted.items():
-        difference = float(np.abs(found[name].astype(np.float64) - array.astype(np.float64)).max(initial=0.0))
-        scale = float(np.abs(array.astype(np.float64)).max(initial=0.0))
+        want, have = array.astype(np.float64), found[name].astype(np.float64)
+        if want.shape != have.shape:
+            raise PassError(
+                f"for {len(array)} sample(s) the exported model's output {name!r} has shape {list(have.shape)}, "
+                f"the source's {list(want.shape)}; the export changed what the model computes"
+            )
+        alike = (want == have) | (np.isnan(want) & np.isnan(have))
+        with np.errstate(invalid="ignore"):
+            difference = float(np.where(alike, 0.0, np.abs(have - want)).max(initial=0.0))
+        scale = float(np.abs(want).max(initial=0.0, where=np.isfinite(want)))
         share = difference / scale if scale else difference
         if not share <= tolerance:
             raise PassError(
@@ -74,14 +112,12 @@ def compare(wanted: dict[str, Array], found: dict[str, Array], tolerance: float)
 
 
 def _inputs(signature: Signature, context: PassContext, count: int) -> Batch:
-    """Return real inputs if there is data, synthetic ones else; two at least, so that no axis of one is fixed."""
+    """Return so many inputs: real ones (repeated where there are too few) if there is data, synthetic ones else."""
     if context.data is None:
-        return signature.synthetic(max(count, 2), context.seed)
+        return signature.synthetic(count, context.seed)
     available = context.data.size(Part.CALIBRATE)
     batch = signature.bind(context.data.batch(Part.CALIBRATE, range(min(count, available))))
-    if available >= count or count == 1:
-        return batch
-    return {name: np.resize(array, (max(count, 2), *array.shape[1:])) for name, array in batch.items()}
+    return {name: np.resize(array, (count, *array.shape[1:])) for name, array in batch.items()}
 
 
 def _export(request: ExportOnnx, module: nn.Module, signature: Signature, batch: Batch) -> onnx.ModelProto:
@@ -113,10 +149,6 @@ def _free_axes(spec: TensorSpec, dimension: Any) -> dict[int, Any]:
     return {0: dimension, **axes}
 
 
-def _carry(spec: TensorSpec, before: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name, spec.dtype, before.shape, before.example, before.low, before.high)
-
-
 def _explain(error: Exception) -> PassError:
     """Find the cause below torch.onnx's wrapping."""
     chain = [error]
@@ -126,16 +158,15 @@ def _explain(error: Exception) -> PassError:
     operator = re.search(r"No (?:ONNX function|decompositions?)[^<\n]*<OpOverload\(op='([^']+)'", text)
     if operator:
         return UnsupportedOperator(f"ONNX has no operator for {operator[1]}; replace it in the model's forward")
+    axis = re.search(r"static shape of (\d+) for dimension inputs\['([^']+)'\]\.shape\[(\d+)\]", text)
+    if axis:
+        return _fixed(axis[2], int(axis[3]), int(axis[1]))
     if "Constraints violated" in text or "specialized" in text:
-        return PassError(
-            "the model fixes its number of samples, so it cannot be exported with a free one; "
-            "set batch = 1 in the export-onnx step, or mend the reshape in its forward"
-        )
+        return _fixed("", 0, _COMPARED)
     root = chain[-1]
-    line = next((line.strip() for line in str(root).splitlines() if line.strip()), "")
     where = re.search(r'File "(?!.*site-packages)([^"]+)", line (\d+)', text)
     place = f" (at {where[1]}, line {where[2]})" if where else ""
-    return PassError(f"the model cannot be exported: {type(root).__name__}: {line[:300]}{place}")
+    return PassError(f"the model cannot be exported: {type(root).__name__}: {in_one_line(root, 300)}{place}")
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import onnx
 import onnxslim
-from onnx import GraphProto, ModelProto
+from onnx import ModelProto
 
-from whet.errors import PassError
+from whet.errors import PassError, in_one_line
 from whet.models.model import Model
 from whet.models.onnx import initializers
+from whet.models.onnx.initializers import graphs
 from whet.passes.base import Outcome, PassContext
 from whet.passes.graph.spec import CleanGraph, OptimizeGraph
 
@@ -26,7 +27,7 @@ def optimize_graph(request: OptimizeGraph, model: Model, context: PassContext) -
         proto = onnxslim.slim(_copy(before))
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
-        raise PassError(f"the graph cannot be optimized: {type(error).__name__}: {str(error)[:200]}") from error
+        raise PassError(f"the graph cannot be optimized: {type(error).__name__}: {in_one_line(error)}") from error
     notes = {
         "nodes_before": len(before.graph.node),
         "nodes_after": len(proto.graph.node),
@@ -52,7 +53,10 @@ def clean_graph(request: CleanGraph, model: Model, context: PassContext) -> Outc
         "names_shortened": _shorten_names(proto),
         "bytes_after": proto.ByteSize(),
     }
-    onnx.checker.check_model(proto)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise PassError(f"the graph cannot be cleaned: {type(error).__name__}: {in_one_line(error)}") from error
     changed = ("graph",) if proto.SerializeToString() != before.SerializeToString() else ()
     return Outcome(model.with_payload(proto), changed, (), notes)
 
@@ -65,42 +69,34 @@ def _copy(proto: ModelProto) -> ModelProto:
 
 def _drop_documentation(proto: ModelProto) -> None:
     """Clear what only people and exporters read, and the shapes of inner tensors."""
-    proto.doc_string = ""
+    proto.ClearField("doc_string")  # to set it to nothing takes bytes too
     del proto.metadata_props[:]
-    for graph in _graphs(proto.graph):
-        graph.doc_string = ""
+    for graph in graphs(proto.graph):
+        graph.ClearField("doc_string")
         for field in ("value_info", "quantization_annotation", "metadata_props"):
             del getattr(graph, field)[:]
         for item in [*graph.node, *graph.input, *graph.output, *graph.initializer]:
-            item.doc_string = ""
+            item.ClearField("doc_string")
             del item.metadata_props[:]
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """Yield a graph and those that its nodes hold."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _graphs(inner)
 
 
 def _shorten_names(proto: ModelProto) -> int:
     """Give inner tensors the shortest free names, the most used first, and take nodes' names away."""
     graph = proto.graph
     kept = {value.name for value in [*graph.input, *graph.output]} | {_EMPTY}
-    inner = [name for each in _graphs(graph) for node in each.node for name in [*node.input, *node.output]]
-    inner += [tensor.name for each in _graphs(graph) for tensor in each.initializer]
-    inner += [value.name for each in _graphs(graph) if each is not graph for value in [*each.input, *each.output]]
+    kept |= {tensor.values.name for each in graphs(graph) for tensor in each.sparse_initializer}
+    inner = [name for each in graphs(graph) for node in each.node for name in [*node.input, *node.output]]
+    inner += [tensor.name for each in graphs(graph) for tensor in each.initializer]
+    inner += [value.name for each in graphs(graph) if each is not graph for value in [*each.input, *each.output]]
     uses = dict.fromkeys((name for name in inner if name not in kept), 0)
     for name in inner:
         if name in uses:
             uses[name] += 1
     short = _short_names(kept)
     renamed = {name: next(short) for name in sorted(uses, key=lambda name: -uses[name])}
-    for each in _graphs(graph):
+    for each in graphs(graph):
         for node in each.node:
-            node.name = ""
+            node.ClearField("name")
             for names in (node.input, node.output):
                 for at, name in enumerate(names):
                     names[at] = renamed.get(name, name)

@@ -17,12 +17,12 @@ def prune_layers(weights: Mapping[str, Array], sparsity: float) -> dict[str, Arr
 
 
 def prune_global(weights: Mapping[str, Array], sparsity: float) -> dict[str, Array]:
-    """Zero the ``round(sparsity * total)`` elements of least magnitude of all arrays together."""
+    """Zero the ``round(sparsity * total)`` elements of least magnitude of all arrays together; types stay."""
     flat = np.concatenate([array.ravel() for array in weights.values()])
     flat = zero_least(flat, round(sparsity * flat.size))
     pruned, start = {}, 0
     for name, array in weights.items():
-        pruned[name] = flat[start : start + array.size].reshape(array.shape)
+        pruned[name] = flat[start : start + array.size].reshape(array.shape).astype(array.dtype)
         start += array.size
     return pruned
 

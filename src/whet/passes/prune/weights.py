@@ -20,7 +20,7 @@ def magnitude_prune(request: MagnitudePrune, model: Model, context: PassContext)
     for layer in adapter.layers(model):
         reason = excluded(layer.name, layer.kind, request.exclude, request.exclude_types)
         if reason is None and not layer.weights:
-            reason = f"a {layer.kind} has no matrix or kernel to prune"
+            reason = f"this {layer.kind} has no matrix or kernel of its own to prune"
         if reason is not None:
             if layer.parameters:
                 skipped.append(Skipped(layer.name, reason))
@@ -28,8 +28,10 @@ def magnitude_prune(request: MagnitudePrune, model: Model, context: PassContext)
         chosen.update(dict.fromkeys(layer.weights, layer.name))
         kinds.update(dict.fromkeys(layer.weights, layer.kind))
     prunable = {name: arrays[name] for name in chosen if name in arrays}
+    if not prunable:
+        return Outcome(model, (), tuple(skipped))
     prune = math.prune_global if request.scope == "global" else math.prune_layers
-    pruned = prune(prunable, request.sparsity) if prunable else {}
+    pruned = prune(prunable, request.sparsity)
     overall = math.sparsity(pruned)
     notes = {
         "sparsity": overall,

@@ -27,8 +27,8 @@ class Extremes:
     def add(self, values: Array) -> None:
         """Take in some values of any shape."""
         if values.size:
-            self.low = min(self.low, float(values.min()))
-            self.high = max(self.high, float(values.max()))
+            self.low = float(np.minimum(self.low, values.min()))  # which keeps a NaN, as min() would not
+            self.high = float(np.maximum(self.high, values.max()))
 
     def range(self) -> Range:
         """Return the range, widened to hold zero: quantization must be able to say 0 exactly (padding, ReLU)."""
@@ -79,7 +79,7 @@ class Histogram:
             return self.extremes
         tried = np.unique(np.append(np.arange(_LEVELS, BINS, _STRIDE), BINS))
         best = min(tried, key=lambda size: (_divergence(magnitudes, int(size)), -size))
-        limit = max(abs(self.extremes.low), abs(self.extremes.high)) * best / BINS
+        limit = max(abs(self.extremes.low), abs(self.extremes.high)) * int(best) / BINS
         return Range(max(self.extremes.low, -limit), min(self.extremes.high, limit))
 
     def _magnitudes(self) -> Array:

@@ -55,23 +55,24 @@ def ranges(proto: ModelProto, batches: Batches, method: str, percentile: float, 
 
 
 def _open(proto: ModelProto, folder: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:
-    """Open a copy of the graph whose every float tensor is an output."""
+    """Open a copy of the graph whose every float tensor is an output; return it and their names in order."""
     shown = ModelProto()
     shown.CopyFrom(proto)
-    outputs = {value.name for value in shown.graph.output}
-    names = [value.name for value in [*proto.graph.input, *proto.graph.output] if _is_float(value)]
-    for value in proto.graph.value_info:
-        if _is_float(value) and value.name not in outputs:
-            names.append(value.name)
-            shown.graph.output.append(value)
     constants = {tensor.name for tensor in proto.graph.initializer}
+    known = [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
+    floats = {value.name: value for value in known if _is_float(value) and value.name not in constants}
+    inputs = [value.name for value in proto.graph.input]
+    order = dict.fromkeys([*inputs, *(name for node in proto.graph.node for name in node.output)])
+    names = [name for name in order if name in floats]
+    present = {*inputs, *(value.name for value in proto.graph.output)}
+    shown.graph.output.extend(floats[name] for name in names if name not in present)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     path = onnx_graph.save(shown, folder / "shown.onnx")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return session, [name for name in dict.fromkeys(names) if name not in constants]
+    return session, names
 
 
 def _read(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from whet.errors import PassError
+from whet.errors import PassError, in_one_line
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext, excluded
 from whet.passes.quantize import onnx_graph
@@ -24,6 +24,7 @@ _WHY = {
 def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Outcome:
     """Quantize matrix products, LSTMs and embeddings; convolutions where asked."""
     float_proto = onnx_graph.named(model.payload)
+    onnx_graph.unshare(float_proto)
     layers = onnx_graph.layers_of(float_proto)
     barred = {
         node: reason
@@ -42,14 +43,17 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
                 per_channel=request.per_channel,
                 reduce_range=reduced,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=list(barred),
+                # The quantizer has made a MatMul of every Gemm before it looks at their names.
+                nodes_to_exclude=[name for node in barred for name in (node, f"{node}_MatMul")],
             )
     except Exception as error:  # ONNX Runtime's quantizer raises bare Exception
         raise PassError(
-            f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {str(error)[:200]}"
+            f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {in_one_line(error)}"
         ) from error
-    proto = onnx.load(str(target))
+    proto = onnx_graph.finished(onnx.load(str(target)))
     changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
+    if not changed:
+        return Outcome(model, (), skipped)
     quantized = model.with_payload(proto, needs=model.needs | onnx_graph.needs(reduced))
     notes = {
         "weight_bits": 7 if reduced else 8,

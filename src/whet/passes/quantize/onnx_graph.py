@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference, version_converter
 
+from whet.errors import PassError, in_one_line
 from whet.machine import Machine
-from whet.models.onnx import counting
+from whet.models.onnx import counting, initializers
+from whet.models.onnx.adapter import LEFT_TO_THE_RUNTIME
+from whet.models.onnx.initializers import reads
 from whet.types import Skipped
 
 if TYPE_CHECKING:
@@ -39,15 +42,87 @@ def needs(reduced: bool) -> frozenset[str]:
 
 
 def named(proto: ModelProto) -> ModelProto:
-    """Return a copy whose nodes all have names, each its own, and whose inner shapes are inferred."""
+    """Return a copy whose nodes all have names, each its own, and whose inner shapes are inferred.
+
+    Weights that are among the inputs too, as in old files, are no longer: a tool must take them for constants.
+    Nor have weights a second description, which a tool that transposes them would leave behind.
+    """
     copy = ModelProto()
     copy.CopyFrom(proto)
+    initializers.close_inputs(copy)
+    constants = {tensor.name for tensor in copy.graph.initializer}
+    shapes = [value for value in proto.graph.value_info if value.name not in constants]
+    del copy.graph.value_info[:]
+    copy.graph.value_info.extend(shapes)
     taken: set[str] = set()
     for index, node in enumerate(copy.graph.node):
         if not node.name or node.name in taken:
             node.name = f"{node.op_type}_{index}"
         taken.add(node.name)
     return shape_inference.infer_shapes(copy, data_prop=True)
+
+
+def upgraded(proto: ModelProto, least: int) -> ModelProto:
+    """Return a graph in an opset that has what is to be written into it.
+
+    Raises:
+        PassError: It cannot be converted.
+    """
+    opset = next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), least)
+    if opset >= least:
+        return proto
+    try:
+        return version_converter.convert_version(proto, least)
+    except Exception as error:  # the converter raises RuntimeError and kinds of its own
+        raise PassError(
+            f"a scale for each channel needs opset {least}; this file is of opset {opset} and cannot be converted "
+            f"({in_one_line(error)}); set per_channel = false, or export it anew"
+        ) from error
+
+
+def finished(proto: ModelProto) -> ModelProto:
+    """Return what a tool made of a graph, its nodes in order, checked.
+
+    Raises:
+        PassError: The tool broke it.
+    """
+    initializers.sort_nodes(proto.graph)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        if not any(known in str(error) for known in LEFT_TO_THE_RUNTIME):
+            raise PassError(f"ONNX Runtime's tool broke this graph: {in_one_line(error)}") from error
+    return proto
+
+
+def unshare(proto: ModelProto) -> None:
+    """Give layers that share a weight one of their own each, in place, where quantizers would spoil it.
+
+    ONNX Runtime transposes a Gemm's weight for whoever reads it, and quantizes an embedding's table along another
+    axis than a product's matrix. Layers of one other type may share: a convolution that is applied twice.
+    """
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    readers: dict[str, list[tuple[int, NodeProto]]] = defaultdict(list)
+    for index, node in enumerate(proto.graph.node):
+        for name in set(reads(node)) & constants.keys():
+            readers[name].append((index, node))
+    for name, nodes in readers.items():
+        kinds = {node.op_type for _, node in nodes}
+        if len(nodes) < 2 or (len(kinds) == 1 and kinds != {"Gemm"}):
+            continue
+        for index, node in nodes:
+            if name in _matrices(node, constants):
+                own = proto.graph.initializer.add()
+                own.CopyFrom(constants[name])
+                own.name = f"{name.removesuffix('.weight')}_{index}.weight"
+                _replace(node, name, own.name)
+    initializers.drop_unused(proto)
+
+
+def _replace(node: NodeProto, name: str, by: str) -> None:
+    for at, have in enumerate(node.input):
+        if have == name:
+            node.input[at] = by
 
 
 def layers_of(proto: ModelProto) -> dict[str, tuple[str, str]]:
@@ -118,17 +193,16 @@ def decibel(energy: float, noise: float) -> float:
 
 def _least_error(weight: Array, values: Array, scale: Array, zero: Array) -> float | None:
     """Return the squared error of a dequantized weight; the scale's axis is the one that fits best."""
-    if values.shape != weight.shape and values.ndim == 3 and values.swapaxes(1, 2).shape == weight.shape:
-        values = values.swapaxes(1, 2)  # DynamicQuantizeLSTM holds its weights transposed
-    if values.shape != weight.shape:
-        return None
-    if scale.size == 1:
-        return float(((weight - (values - zero.reshape(-1)[0]) * scale.reshape(-1)[0]) ** 2).sum())
     errors = []
-    for axis, length in enumerate(weight.shape):
-        if length == scale.size:
-            shape = [-1 if at == axis else 1 for at in range(weight.ndim)]
-            errors.append(float(((weight - (values - zero.reshape(shape)) * scale.reshape(shape)) ** 2).sum()))
+    # DynamicQuantizeLSTM, and the MatMul that is made of a Gemm, hold their weights transposed.
+    for turned in (values, values.swapaxes(-1, -2)):
+        if turned.shape != weight.shape:
+            continue
+        for axis, length in enumerate(weight.shape):
+            if scale.size in (1, length):
+                shape = [-1 if at == axis else 1 for at in range(weight.ndim)]
+                restored = (turned - zero.reshape(shape)) * scale.reshape(shape)
+                errors.append(float(((weight - restored) ** 2).sum()))
     return min(errors, default=None)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 from onnx import TensorProto, numpy_helper
-from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from whet.errors import PassError
+from whet.errors import PassError, in_one_line
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext
 from whet.passes.quantize import onnx_graph
@@ -24,20 +22,20 @@ def half(request: Half, model: Model, context: PassContext) -> Outcome:
     clipped = sum(_beyond(tensor) for tensor in float_proto.graph.initializer)
     try:
         with onnx_graph.quiet():
-            converted = ONNXModel(convert_float_to_float16(float_proto, keep_io_types=True))
-            converted.topological_sort()  # the converter appends its casts at the end
-        proto = converted.model
-        onnx.checker.check_model(proto)
+            converted = convert_float_to_float16(float_proto, keep_io_types=True)
     except Exception as error:
         raise PassError(
-            f"the graph cannot be converted to float16: {type(error).__name__}: {str(error)[:200]}"
+            f"the graph cannot be converted to float16: {type(error).__name__}: {in_one_line(error)}"
         ) from error
+    proto = onnx_graph.finished(converted)
     before = {tensor.name for tensor in model.payload.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     changed = tuple(
         tensor.name
         for tensor in proto.graph.initializer
         if tensor.data_type == TensorProto.FLOAT16 and tensor.name in before
     )
+    if not changed:
+        return Outcome(model, ())
     notes = {"weights": "float16", "values_clipped_to_65504": clipped}
     return Outcome(model.with_payload(proto).with_traits(Trait(TraitKind.HALF, 16)), changed, (), notes)
 

@@ -13,7 +13,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
 from whet.data.data import Part
-from whet.errors import PassError, RecipeError
+from whet.errors import PassError, RecipeError, in_one_line
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext, excluded
 from whet.passes.quantize import onnx_calibrate, onnx_graph
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _SAMPLES = 512  # at most, where the recipe names no number
 _BATCH = 16
+_PER_CHANNEL = 13  # the opset from which on a DequantizeLinear has an axis
 _WHY = {
     "LSTM": "ONNX Runtime has no static INT8 LSTM; dynamic-int8 quantizes it",
     "GRU": "ONNX Runtime has no quantized GRU kernel",
@@ -39,7 +40,8 @@ _WHY = {
 def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outcome:
     """Calibrate (unless the model brings its ranges) and quantize weights and activations."""
     assert model.signature is not None
-    float_proto = onnx_graph.named(model.payload)
+    float_proto = onnx_graph.named(onnx_graph.upgraded(model.payload, _PER_CHANNEL if request.per_channel else 0))
+    onnx_graph.unshare(float_proto)
     layers = onnx_graph.layers_of(float_proto)
     barred = _barred(request, layers)
     samples = 0
@@ -57,9 +59,10 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
         {"barred": list(barred), "reduced": reduced, "unsigned": unsigned},
     )
     changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
-    quantized = model.with_payload(
-        proto, ranges={}, needs=model.needs | (onnx_graph.needs(reduced) if unsigned else frozenset())
-    )
+    if not changed:
+        return Outcome(model, (), skipped)
+    # Signed activations too: ONNX Runtime makes unsigned ones of them on x86, and sums the same way.
+    quantized = model.with_payload(proto, ranges={}, needs=model.needs | onnx_graph.needs(reduced))
     notes = {
         "calibration_samples": samples,
         "activations": "uint8" if unsigned else "int8",
@@ -105,8 +108,9 @@ def _calibrate(
         for index, batch in enumerate(data.batches(Part.CALIBRATE, size, limit=samples)):
             context.on_event(Event("calibrate", min(index * size, samples), samples))
             bound = signature.bind(batch)
-            if signature.batch is None or len(next(iter(bound.values()))) == size:
-                yield bound
+            if signature.batch is not None:  # the last lot is filled up with samples of its own
+                bound = {name: np.resize(array, (size, *array.shape[1:])) for name, array in bound.items()}
+            yield bound
 
     return onnx_calibrate.ranges(proto, batches, request.calibration, request.percentile, context.folder)
 
@@ -136,9 +140,9 @@ def _quantize(
             )
     except Exception as error:  # ONNX Runtime's quantizer raises bare Exception
         raise PassError(
-            f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {str(error)[:200]}"
+            f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {in_one_line(error)}"
         ) from error
-    return onnx.load(str(target))
+    return onnx_graph.finished(onnx.load(str(target)))
 
 
 def _x86() -> bool:

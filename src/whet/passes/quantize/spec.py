@@ -31,7 +31,8 @@ class DynamicInt8(Pass):
 
     Pays for matrix products, and for LSTMs; in torch for GRUs too. **Convolutions become slower**
     (ONNX Runtime's ConvInteger runs a ResNet-20 at 0.2-0.5 of the float speed) and stay float unless
-    ``convolutions`` asks. ONNX Runtime has no quantized GRU.
+    ``convolutions`` asks. ONNX Runtime has no quantized GRU. The range of an activation is that of a whole call, so
+    that the answer for a sample depends a little on the others of its batch.
     """
 
     name: ClassVar[str] = "dynamic-int8"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
+from whet.errors import PassError, in_one_line
 from whet.models.model import Model
 from whet.models.torch import edits
-from whet.models.torch.adapter import TorchPayload
+from whet.models.torch.adapter import TorchAdapter, TorchPayload, run
 from whet.passes.base import Outcome, PassContext, excluded
 from whet.passes.quantize.spec import DynamicInt8, Half
 from whet.types import Skipped, Trait, TraitKind
 
 _QUANTIZED = (nn.Linear, nn.LSTM, nn.GRU)
+_GREATEST = torch.finfo(torch.float16).max
 _WHY_NOT = {
     "Conv1d": "torch has no dynamic INT8 convolution",
     "Conv2d": "torch has no dynamic INT8 convolution",
@@ -33,6 +36,8 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
             chosen.append(name)
         elif isinstance(layer, _QUANTIZED) or kind in _WHY_NOT:
             skipped.append(Skipped(label, reason))
+    if not chosen:
+        return Outcome(model, (), tuple(skipped))
     edit = edits.dynamic_int8_edit(chosen)
     changed = _replay(model, edit).with_traits(Trait(TraitKind.QUANTIZED, 8))
     return Outcome(changed, tuple(name or "(root)" for name in chosen), tuple(skipped), {"weights": "int8"})
@@ -40,15 +45,35 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
 
 def half(request: Half, model: Model, context: PassContext) -> Outcome:
     """Cast every floating parameter and buffer."""
-    names = [name for name, value in model.payload.module.named_parameters() if value.is_floating_point()]
+    floats = {
+        name: value.detach()
+        for name, value in model.payload.module.named_parameters()
+        if value.is_floating_point() and value.dtype != torch.float16
+    }
+    if not floats:
+        return Outcome(model, ())
+    clipped = sum(int((value.isfinite() & (value.abs() > _GREATEST)).sum()) for value in floats.values())
     changed = _replay(model, edits.cast_edit("float16")).with_traits(Trait(TraitKind.HALF, 16))
-    return Outcome(changed, tuple(names), (), {"weights": "float16"})
+    _try(changed, context.seed)
+    notes = {"weights": "float16", "values_clipped_to_65504": clipped}
+    return Outcome(changed, tuple(floats), (), notes)
+
+
+def _try(model: Model, seed: int) -> None:
+    """Run a model in float16 once: its forward may make float32 tensors of its own."""
+    if model.signature is None:
+        return
+    try:
+        run(model.payload.module, model.signature.synthetic(2, seed))
+    except Exception as error:  # from the user's own forward
+        raise PassError(
+            f"the model cannot be run in float16 ({in_one_line(error)}); have its forward make tensors of its "
+            f"weights' type, or export it and use half in ONNX"
+        ) from error
 
 
 def _replay(model: Model, edit: edits.Edit) -> Model:
     """Apply one edit to a copy."""
-    from whet.models.torch.adapter import TorchAdapter
-
     copy = TorchAdapter().clone(model)
     module = edits.replay(copy.payload.module, [edit]).eval()
     return copy.with_payload(TorchPayload(module, (*model.payload.edits, edit)))
@@ -59,10 +84,10 @@ def _unfit(layer: nn.Module) -> str | None:
     kind = type(layer).__name__
     if kind == "NonDynamicallyQuantizableLinear":
         return "it belongs to a MultiheadAttention, which reads its weight directly"
+    if hasattr(layer, "parametrizations") or layer._forward_pre_hooks:
+        return "its weight is derived from others (pruned or parametrized); make that permanent first"
     if type(layer) not in _QUANTIZED:
-        return _WHY_NOT.get(kind, f"a {kind} has no dynamic INT8 form")
+        return _WHY_NOT.get(kind, f"this {kind} has no dynamic INT8 form")
     if isinstance(layer, nn.LSTM) and layer.proj_size:
         return "an LSTM with a projection has no INT8 kernel here"
-    if hasattr(layer, "parametrizations"):
-        return "its weight is parametrized; remove the parametrization first"
     return None
