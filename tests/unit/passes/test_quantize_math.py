@@ -1,0 +1,123 @@
+"""Ranges from streams, against NumPy's quantiles on all values at once."""
+
+import math
+
+import numpy as np
+import pytest
+
+from whet.passes.quantize.math import BINS, Extremes, Histogram
+from whet.types import Range
+
+RNG = np.random.default_rng(0)
+SKEWED = {
+    "log-normal": RNG.lognormal(0, 1, 20_000),
+    "exponential": RNG.exponential(2, 20_000).astype(np.float32),
+    "both sides": RNG.gamma(2, size=20_000) - RNG.gamma(1, size=20_000),
+    "negative": -RNG.gamma(2, size=20_000),
+}
+RELU = np.maximum(RNG.normal(0, 1, 30_000), 0).astype(np.float32)  # half of it exact zeros
+
+
+def extremes(values) -> Range:
+    found = Extremes()
+    found.add(values)
+    return found.range()
+
+
+def histogram(values, pieces=1) -> Histogram:
+    found = Histogram(extremes(values))
+    for piece in np.array_split(values, pieces):
+        found.add(piece)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ([[1.0, -2.0], [5.0]], Range(-2.0, 5.0)),
+        ([[3.0], [4.0, 2.0]], Range(0.0, 4.0)),
+        ([[-3.0, -1.0]], Range(-3.0, 0.0)),
+        ([[], [-1.0, 1.0], []], Range(-1.0, 1.0)),
+        ([], Range(0.0, 0.0)),
+    ],
+)
+def test_extremes_are_those_of_all_pieces_and_hold_zero(pieces, expected):
+    found = Extremes()
+    for piece in pieces:
+        found.add(np.array(piece).reshape(1, -1))
+    assert found.range() == expected
+
+
+@pytest.mark.parametrize("pieces", [[[math.nan], [1.0]], [[1.0], [math.nan, 2.0]], [[math.nan]]])
+def test_a_nan_is_not_lost_among_numbers(pieces):
+    found = Extremes()
+    for piece in pieces:
+        found.add(np.array(piece))
+    assert math.isnan(found.range().low)
+    assert math.isnan(found.range().high)
+
+
+@pytest.mark.parametrize("kind", SKEWED)
+@pytest.mark.parametrize("share", [99.99, 99.0, 90.0])
+def test_percentiles_are_right_to_within_a_bin(kind, share):
+    values = SKEWED[kind]
+    found, seen = histogram(values).percentile(share), extremes(values)
+    width = (seen.high - seen.low) / BINS
+    cut = (100 - share) / 200
+    low, high = (sign * np.quantile(sign * values, 1 - cut, method="inverted_cdf") for sign in (-1, 1))
+    assert found.low == pytest.approx(min(low, 0.0), abs=1.01 * width)
+    assert found.high == pytest.approx(max(high, 0.0), abs=1.01 * width)
+
+
+def test_all_values_kept_is_the_extremes():
+    found, seen = histogram(SKEWED["both sides"]).percentile(100.0), extremes(SKEWED["both sides"])
+    assert (found.low, found.high) == pytest.approx((seen.low, seen.high))
+
+
+def test_what_is_cut_off_is_no_more_than_asked():
+    values = SKEWED["both sides"]
+    found = histogram(values).percentile(99.0)
+    assert (values < found.low).mean() <= 0.005
+    assert (values > found.high).mean() <= 0.005
+
+
+def test_an_outlier_is_given_up_by_a_percentile():
+    assert histogram(np.append(RELU, 1000.0).astype(np.float32)).percentile(99.9).high < 4
+
+
+@pytest.mark.parametrize("pieces", [2, 7, 100])
+def test_a_stream_in_pieces_gives_what_all_at_once_gives(pieces):
+    whole, streamed = histogram(SKEWED["both sides"]), histogram(SKEWED["both sides"], pieces)
+    np.testing.assert_array_equal(streamed.counts, whole.counts)
+    assert streamed.percentile(99.9) == whole.percentile(99.9)
+
+
+def test_entropy_of_a_relu_stays_well_above_the_bulk_despite_its_zeros():
+    for zeros in (0, 200_000):  # half of the values are zero, then nearly all
+        found = histogram(np.append(np.zeros(zeros, np.float32), RELU)).entropy()
+        assert found.low == 0.0
+        assert found.high > np.quantile(RELU[RELU > 0], 0.995)
+
+
+def test_entropy_clips_a_far_outlier():
+    found = histogram(np.append(RELU, 100.0).astype(np.float32)).entropy()
+    assert RELU.max() < found.high < 10.0
+
+
+def test_entropy_keeps_all_of_a_flat_distribution():
+    values = RNG.uniform(-1, 1, 20_000)
+    assert histogram(values).entropy() == extremes(values)
+
+
+def test_entropy_never_leaves_the_extremes():
+    values = np.append(SKEWED["exponential"], -0.5)
+    found, seen = histogram(values).entropy(), extremes(values)
+    assert seen.low <= found.low <= 0 <= found.high <= seen.high
+
+
+@pytest.mark.parametrize("method", [lambda h: h.percentile(99.9), lambda h: h.entropy()])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.0, Range(0.0, 0.0)), (3.0, Range(0.0, 3.0)), (-3.0, Range(-3.0, 0.0))]
+)
+def test_a_constant_keeps_its_value_and_zero(method, value, expected):
+    assert method(histogram(np.full(100, value))) == expected
