@@ -1,0 +1,129 @@
+"""Models and data of the benchmarks, as a user's own file: factories without arguments.
+
+The folder of real data is named by WHET_ASSETS, by default ../shared/assets beside the project.
+"""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import whet
+
+ASSETS = Path(os.environ.get("WHET_ASSETS") or Path(__file__).parents[2] / "shared" / "assets")
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1 / 255, "layout": "CHW"}
+WINDOW, HORIZON = 96, 24
+
+
+def imagenet_like():
+    """Pets, unlabelled, to calibrate on; the 100 labelled pictures to judge by."""
+    from whet.data.samples import FileSamples
+
+    root = ASSETS / "images"
+    with (root / "imagenet-like" / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = {path.stem: path for path in (root / "imagenet-like").rglob("*.png")}
+    rows = [row for row in rows if row["ImageId"] in found]
+    paths = tuple(found[row["ImageId"]] for row in rows)
+    labels = np.array([int(row["TrueLabel"]) - 1 for row in rows])
+    pets = tuple(sorted((root / "pets").rglob("*.jpg")))
+    return whet.Data(
+        train=FileSamples(pets),
+        test=FileSamples(paths, labels),
+        task="classification",
+        preprocess=whet.Preprocess(color="RGB", resize=256, crop=224, **IMAGENET),
+    )
+
+
+class Forecaster(nn.Module):
+    """(N, 96, 7) to (N, 24, 7): the last value of each series plus what an MLP adds to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(WINDOW * 7, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, HORIZON * 7)
+        )
+
+    def forward(self, window):
+        last = window[:, -1:]
+        return last + self.net((window - last).flatten(1)).reshape(-1, HORIZON, 7)
+
+
+def forecaster():
+    return Forecaster()
+
+
+def etth1():
+    """Windows of the hourly series, standardised by its first 12 months: 12, 4 and 4 months."""
+    rows = np.genfromtxt(
+        ASSETS / "series" / "etth1" / "ETTh1.csv", delimiter=",", skip_header=1, usecols=range(1, 8)
+    )
+    month = 30 * 24
+    head = rows[: 12 * month]
+    series = ((rows - head.mean(0)) / head.std(0)).astype(np.float32)
+
+    def part(begin, end):
+        starts = np.arange(begin, end - WINDOW - HORIZON, 4)
+        x = np.stack([series[at : at + WINDOW] for at in starts])
+        y = np.stack([series[at + WINDOW : at + WINDOW + HORIZON] for at in starts])
+        return x, y
+
+    return part(0, 12 * month), part(12 * month, 16 * month), part(16 * month, 20 * month)
+
+
+class Table(nn.Module):
+    """(N, 30) to (N, 2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    def forward(self, row):
+        return self.net(row)
+
+
+def table_model():
+    return Table()
+
+
+def table():
+    """scikit-learn's breast cancer: raw rows, standardised by the recorded preprocessing."""
+    from sklearn.datasets import load_breast_cancer
+
+    bunch = load_breast_cancer()
+    order = np.random.default_rng(0).permutation(len(bunch.target))
+    train, test = order[:269], order[269:]
+    x, y = bunch.data.astype(np.float32), bunch.target.astype(np.int64)
+    mean, std = x[train].mean(0), x[train].std(0)
+    return whet.Data(
+        train=(x[train], y[train]),
+        test=(x[test], y[test]),
+        task="classification",
+        classes=tuple(map(str, bunch.target_names)),
+        preprocess=whet.Preprocess(mean=tuple(map(float, mean)), std=tuple(map(float, std))),
+    )
+
+
+def train(name, weights):
+    """Train a model of this file on its train part, and save its weights."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    data = etth1()[0] if name == "etth1" else table().train
+    x, y = (torch.from_numpy(array) for array in data)
+    model, loss = (
+        (forecaster(), nn.functional.mse_loss) if name == "etth1" else (table_model(), nn.functional.cross_entropy)
+    )
+    if name == "table":
+        pre = table().preprocess
+        x = torch.from_numpy(pre(x.numpy()))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    for _ in range(15 if name == "etth1" else 60):
+        for batch in torch.randperm(len(x)).split(64):
+            optimizer.zero_grad()
+            loss(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+    save_file(model.state_dict(), str(weights))
