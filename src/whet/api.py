@@ -31,7 +31,7 @@ from whet.recipe import presets
 from whet.recipe.presets import recipe
 from whet.recipe.recipe import Recipe
 from whet.report.write import write as write_report
-from whet.runtimes.base import Deployment, usual
+from whet.runtimes.base import Deployment, parse_runtime, usual
 from whet.search import optimize as searching
 from whet.search.candidates import candidates, deploy
 from whet.search.optimize import Order
@@ -90,7 +90,8 @@ class Options(TypedDict, total=False):
         trust_pickle: Allow weights to be unpickled.
         preprocess, task: As ``dataset`` takes them.
         budget: What may be lost; by default one point of the task's metric.
-        runtime: What artifacts are run in; by default the usual runtime of their format.
+        runtime: What artifacts are run in, ``onnxruntime`` or ``onnxruntime:graph_level=basic,provider=cpu``; by
+            default the usual runtime of their format.
         threads: For the arithmetic inside one operator; 1 by default.
         batch_sizes: Each is measured; 1 and 32 by default.
         seed: Of the splits, and of whatever is drawn.
@@ -160,7 +161,7 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     """
     _check(options, "profile", {*_SEARCHING, "runtime"})
     entrant = _entrant(model, options.get("weights"), options)
-    deployment = Deployment("", {}, options.get("threads", 1), _sizes(options.get("batch_sizes") or (1,)))
+    deployment = _deployment(options, (1,))
     tell = options.get("on_event", silent)
     found = isolate.call(
         profile_entrant, entrant, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
@@ -212,13 +213,7 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
         entrants.append(replace(entrant, name=name))
     if given:
         raise UserError(f"{given[0]} belongs to no model; give one --weights a file.py:function, in their order")
-    deployment = Deployment(
-        options.get("runtime") or "",
-        {},
-        options.get("threads", 1),
-        _sizes(options.get("batch_sizes") or (1, 7, 32)),
-    )
-    asked = Contest(entrants, _optional(data, options), deployment, quality, speed)
+    asked = Contest(entrants, _optional(data, options), _deployment(options, (1, 7, 32)), quality, speed)
     return hold(asked, options.get("on_event", silent))
 
 
@@ -250,12 +245,15 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     _check(options, kind)
     trust = options.get("trust_pickle", False)
     source = _source(model, options.get("weights"), options.get("input", ()), trust_pickle=trust)
-    seed, threads, sizes = options.get("seed", 0), options.get("threads", 1), _sizes(options.get("batch_sizes"))
+    seed = options.get("seed", 0)
+    deployment = _deployment(options, (1, 32))
+    usually = usual(source.format)
+    own = deployment.options if deployment.runtime == usually else {}
     problem = Problem(
         source=source,
         data=_data(data, options.get("preprocess"), options.get("task"), seed),
-        deployment=Deployment(options.get("runtime") or "", {}, threads, sizes),
-        original=Deployment(usual(source.format), {}, threads, sizes),
+        deployment=deployment,
+        original=replace(deployment, runtime=usually, options=own),
         budget=options.get("budget") or Budget(),
         folder=Path(out).resolve(),
         seed=seed,
@@ -348,9 +346,16 @@ def _existing(path: Path) -> None:
         raise DataError(f"{path} does not exist; check the path before the colon")
 
 
-def _sizes(given: Sequence[int] | None) -> tuple[int, ...]:
-    sizes = tuple(dict.fromkeys((1, 32) if given is None else given))
-    if isinstance(given, str) or not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
+def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
+    """Return how artifacts are run: ``onnxruntime:graph_level=basic`` is a runtime with an option."""
+    name, own = parse_runtime(options.get("runtime") or "")
+    given = options.get("batch_sizes")
+    return Deployment(name, own, options.get("threads", 1), _sizes(usual_sizes if given is None else given))
+
+
+def _sizes(given: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(dict.fromkeys(given))
+    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
         raise UserError("batch sizes are whole numbers from 1 up, for example 1,32")
     return sizes
 

@@ -74,7 +74,9 @@ data_options = _many(
         help="'scale=1/255; mean=imagenet; std=imagenet; layout=CHW', or a .toml file.",
     ),
 )
-runtime = click.option("--runtime", metavar="NAME", help="What artifacts are run in: onnxruntime or torch.")
+runtime = click.option(
+    "--runtime", metavar="NAME", help="What artifacts are run in: onnxruntime, torch, or onnxruntime:provider=cpu."
+)
 machine_options = _many(
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Inside one operator."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and of whatever is drawn."),

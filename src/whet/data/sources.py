@@ -93,12 +93,23 @@ def as_data(value: Any) -> Data:
                 raise DataError(f"data has no part {name!r}{did_you_mean(str(name), known)}")
         return Data(**value)
     if isinstance(value, tuple | list) and len(value) == 2:
+        _not_one_part(*value)
         return Data(train=value[0], test=value[1])
     if isinstance(value, tuple | list) and len(value) == 3:
         return Data(train=value[0], select=value[1], test=value[2])
     raise DataError(
         f"data is (train, test), (train, select, test) or whet.Data(...), this is a {type(value).__name__}"
     )
+
+
+def _not_one_part(first: Any, second: Any) -> None:
+    """Refuse inputs and their labels in the place of two parts."""
+    shapes = [getattr(value, "shape", None) for value in (first, second)]
+    if shapes[0] and shapes[1] and len(shapes[0]) > len(shapes[1]) == 1 and shapes[0][0] == shapes[1][0]:
+        raise DataError(
+            f"data is (train, test), this seems to be the inputs {list(shapes[0])} and labels {list(shapes[1])} of "
+            f"one part; give ((inputs, labels), (inputs, labels)): what is trained on, and what decides"
+        )
 
 
 def _named(name: str) -> Data:

@@ -118,6 +118,22 @@ def formats_of(name: str) -> tuple[Format, ...]:
     return cast("Runtime", resolve(*_RUNTIMES[name])()).formats
 
 
+def parse_runtime(text: str) -> tuple[str, dict[str, str]]:
+    """Read a runtime with its options: ``onnxruntime:graph_level=basic,provider=cpu``. Options are checked later.
+
+    Raises:
+        RecipeError: An option has no value.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise RecipeError(f"cannot read {part!r} in the runtime {text!r}; write name:option=value,option=value")
+        options[key.strip()] = value.strip()
+    return name.strip(), options
+
+
 def names() -> tuple[str, ...]:
     """Return the known runtimes."""
     return tuple(_RUNTIMES)

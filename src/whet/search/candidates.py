@@ -48,6 +48,6 @@ def deploy(problem: Problem, recipes: Sequence[Recipe]) -> list[Candidate]:
         try:
             runtime_for(problem.deployment, end)
         except RecipeError as error:
-            raise RecipeError(f"recipe {recipe.name!r} leaves a {end} model: {error}") from error
+            raise RecipeError(f"recipe {recipe.name!r} cannot be run: {error}") from error
         found.append(Candidate(recipe, problem.deployment))
     return found

@@ -34,6 +34,7 @@ def command(kind: str, problem: Problem, tried: Sequence[Candidate], within: flo
             "task": task_name(problem.data.task),
             "budget": plain.builtins(problem.budget),
             "runtime": deployment.runtime,
+            "runtime_options": dict(deployment.options),
             "threads": deployment.threads,
             "batch_sizes": list(deployment.batch_sizes),
             "seed": problem.seed,

@@ -185,8 +185,7 @@ def _check(task: Task, outputs: Array, splits: Splits) -> None:
             raise DataError(
                 f"the {part} part has no labels, but the task is {task.name}; give labels to both parts"
             )
-        size = (splits.size(part), *outputs.shape[1:])
-        shown = outputs if part is Part.SELECT else np.broadcast_to(outputs[:1], size)
+        shown = np.resize(outputs, (splits.size(part), *outputs.shape[1:]))
         try:
             task.check(shown, labels)
         except DataError as error:

@@ -140,7 +140,7 @@ class Opened:
         """
         contestants = {"original": self.contestant(self.entry(original.root), self.problem.original)}
         if original.float_key not in (None, original.root):
-            contestants["float"] = self.contestant(self.entry(str(original.float_key)), artifact.deployment)
+            contestants["float"] = self.contestant(self.entry(str(original.float_key)), self.problem.deployment)
         contestants["candidate"] = artifact
         with ExitStack() as stack:
             sessions = {
