@@ -28,7 +28,7 @@ test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q
 
 unit: $(VENV)/.dev
-	@$(BIN)/python -m pytest -q tests/unit tests/architecture
+	@$(BIN)/python -m pytest -q tests/unit
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -m slow

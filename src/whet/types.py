@@ -138,7 +138,8 @@ class Signature:
     def batch(self) -> int | None:
         """The fixed length of axis 0, or None where any number of samples may be given."""
         sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
-        return sizes.pop() if len(sizes) == 1 else None
+        fixed = sizes - {None}
+        return fixed.pop() if len(fixed) == 1 else None
 
     def synthetic(self, batch: int, seed: int = 0) -> Batch:
         """Draw one batch of synthetic inputs."""

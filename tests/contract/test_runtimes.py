@@ -18,7 +18,7 @@ from whet.models.source import source_of
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.quantize.spec import DynamicInt8
 from whet.runtimes import base
-from whet.runtimes.base import Deployment, formats_of, open_session, predict, runtime_for
+from whet.runtimes.base import Deployment, formats_of, open_session, parse_runtime, predict, runtime_for
 from whet.runtimes.onnxruntime import OnnxRuntime
 from whet.runtimes.torch import TorchRuntime
 from whet.testing import RuntimeContract
@@ -305,3 +305,14 @@ def test_a_run_that_fails_in_torch_is_one_line(tmp_path):
     ):
         session.run({"input": np.ones((3, 4), np.float32)})
     in_one_line(caught)
+
+
+def test_a_runtime_is_read_with_its_options():
+    assert parse_runtime("") == ("", {})
+    assert parse_runtime("torch") == ("torch", {})
+    assert parse_runtime("onnxruntime:graph_level=basic, provider=cpu") == (
+        "onnxruntime",
+        {"graph_level": "basic", "provider": "cpu"},
+    )
+    with pytest.raises(RecipeError, match="write name:option=value"):
+        parse_runtime("onnxruntime:fast")

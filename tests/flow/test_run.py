@@ -122,3 +122,41 @@ def test_the_schema_of_recipes_is_printed_and_knows_every_pass(here):
     ran = here("run", "--schema")
     assert (ran.code, ran.err) == (0, "")
     assert {"static-int8", "dynamic-int8", "export-onnx", "magnitude-prune"} <= set(ran.json["$defs"])
+
+
+def spearman(outputs, labels):
+    """A metric of order: the same output for every sample has none."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(outputs[:, 0], labels[:, 0]).statistic)
+
+
+def test_recipes_that_stay_in_torch_and_recipes_that_leave_it_meet_in_one_run(tiny, tmp_path):
+    outcome = whet.run(
+        tiny.regressor(), tiny.rows(), tmp_path / "run", recipes=["torch-prune", "dynamic-int8"], task=spearman,
+        batch_sizes=(1,), budget=whet.Budget(max_drop=0.5, min_speedup=0.01),
+    )  # fmt: skip
+    assert outcome.original.metric == "spearman"
+    for name, format_ in (("torch-prune", "torch"), ("dynamic-int8", "onnx")):
+        result = outcome.result(name)
+        assert result.failure is None
+        assert result.steps[-1].format == format_
+        assert {n.conditions["against"] for n in result.measurements if n.metric == "speedup"} == {
+            "original", "float",
+        }  # fmt: skip
+
+
+def test_a_runtimes_option_reaches_it_and_the_bundle(here, onnx_file, npz, tmp_path):
+    run = tmp_path / "run"
+    ran = here(
+        "run", "half", "--model", onnx_file, "--data", npz, "--out", run, "--batch-sizes", "1",
+        "--runtime", "onnxruntime:graph_level=basic", "--max-drop", "0.05", "--min-speedup", "0.01",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    made = json.loads((run / "candidates/half/manifest.json").read_text())
+    assert made["deployment"]["graph_level"] == "basic"
+    assert made["deployment"]["options"] == {"graph_level": "basic"}
+    bad = here("run", "half", "--model", onnx_file, "--data", npz, "--out", tmp_path / "no", "--runtime",
+               "onnxruntime:graph_levl=basic")  # fmt: skip
+    assert bad.code == 2
+    assert "did you mean 'graph_level'" in bad.err

@@ -307,3 +307,13 @@ def test_any_text_is_read_or_refused_in_our_own_words(text):
     except DataError as error:
         told = str(error)
     assert isinstance(found, Preprocess) or "preprocess" in told or "cannot read" in told
+
+
+def test_inputs_and_their_labels_are_not_taken_for_two_parts():
+    with pytest.raises(DataError, match=r"seems to be the inputs \[8, 4\] and labels \[8\] of one part"):
+        as_data((np.zeros((8, 4)), np.zeros(8)))
+
+
+def test_two_unlabelled_parts_of_one_length_are_two_parts():
+    found = as_data((np.zeros((8, 4)), np.ones((8, 4))))
+    assert (found.train.sum(), found.test.sum()) == (0, 32)
