@@ -1,0 +1,108 @@
+"""What a corruption costs a candidate more than the original, against counting, simulation and NumPy."""
+
+import numpy as np
+import pytest
+
+from whet.data.tasks import Classification, Custom, Fidelity, Regression
+from whet.measure.corruptions import Corruption, Kind
+from whet.measure.robustness import Answers, excess, judge, mean_limits
+from whet.measure.statistics import paired_difference
+
+NOISE = Corruption("noise", Kind.TABLE, 2, 0.25, "of a column's spread")
+RNG = np.random.default_rng(0)
+
+
+def logits(right, labels, classes=3):
+    """Logits that choose the label where ``right``, and the next class elsewhere."""
+    return np.eye(classes)[np.where(right, labels, (labels + 1) % classes)] * 5.0
+
+
+def test_of_pairs_lost_and_won_the_limits_are_tangos():
+    values = np.array([1] * 9 + [-1] * 4 + [0] * 87)
+    assert mean_limits(values, 0.95) == pytest.approx(paired_difference(9, 4, 100, 0.95))
+    assert mean_limits(np.zeros(100, int), 0.95) == pytest.approx(paired_difference(0, 0, 100, 0.95))
+    low, high = mean_limits(np.array([2, 2, -2, 1, *[0] * 96]), 0.95)
+    assert low < 0.03 < high
+
+
+@pytest.mark.parametrize("shares", [(0.02, 0.0), (0.1, 0.03)])
+def test_the_limits_hold_as_often_as_they_claim_where_values_reach_two(shares):
+    """Simulated: each sample loses on spoilt inputs, and on clean ones, with chances of its own."""
+    rng = np.random.default_rng(1)
+    once, twice = shares
+    chances = [twice / 2, once / 2, 1 - once - twice, once / 2, twice / 2]
+    values = rng.choice([-2, -1, 0, 1, 2], size=(1500, 300), p=chances)
+    limits = np.array([mean_limits(row, 0.95) for row in values])
+    assert (limits[:, 0] <= 0).mean() > 0.93
+    assert (limits[:, 1] >= 0).mean() > 0.93
+
+
+def test_what_a_classifier_loses_more_is_the_difference_of_two_differences_of_accuracy():
+    labels = RNG.integers(0, 3, 400)
+    right = [RNG.random(400) < share for share in (0.9, 0.9, 0.8, 0.6)]
+    clean, spoilt = (tuple(logits(hits, labels) for hits in right[at : at + 2]) for at in (0, 2))
+    extra, interval = excess(Classification(3), clean, spoilt, (labels, labels), 0.95)
+    was, now, still, later = (hits.mean() for hits in right)
+    assert extra == pytest.approx((still - later) - (was - now))
+    assert interval.low < extra < interval.high
+    resampled = []
+    for _ in range(2000):
+        at = RNG.integers(0, 400, 400)
+        was, now, still, later = (hits[at].mean() for hits in right)
+        resampled.append((still - later) - (was - now))
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(resampled, [0.05, 0.95])), abs=0.012)
+
+
+def test_a_regressors_growth_of_error_is_bounded_by_the_bootstrap():
+    truth = RNG.standard_normal((300, 2))
+    clean = tuple(truth + s * RNG.standard_normal((300, 2)) for s in (0.1, 0.1))
+    spoilt = tuple(truth + s * RNG.standard_normal((300, 2)) for s in (0.2, 0.5))
+    extra, interval = excess(Regression(), clean, spoilt, (truth, truth), 0.95)
+    rmse = [np.sqrt(((array - truth) ** 2).mean()) for array in (*clean, *spoilt)]
+    assert extra == pytest.approx((rmse[3] / rmse[2] - 1) - (rmse[1] / rmse[0] - 1))
+    assert 0 < interval.low < extra < interval.high
+
+
+def test_without_labels_the_candidate_is_measured_by_the_original_on_the_same_spoilt_inputs():
+    original, other = RNG.standard_normal((200, 4)), RNG.standard_normal((200, 4))
+    answers = Answers({"a": original, "b": original}, [(NOISE, {"a": other, "b": -other})], None, 500)
+    found = judge(Fidelity(4), answers, 0.95, 7)
+    shift = found["b"].shifts[0]
+    agree = float((other.argmax(1) == (-other).argmax(1)).mean())
+    assert (shift.before, shift.after) == (1.0, pytest.approx(agree))
+    assert shift.extra == pytest.approx(1 - agree)
+    assert (found["b"].before, found["b"].after, found["b"].samples, found["b"].of) == (1.0, 1.0, 200, 500)
+
+
+def test_all_limits_hold_at_once_the_first_is_compared_with_nothing_and_the_worst_is_named_first():
+    labels = RNG.integers(0, 3, 500)
+    good = logits(np.ones(500, bool), labels)
+    bad, worse = (logits(np.arange(500) >= count, labels) for count in (50, 150))
+    blur = Corruption("blur", Kind.PICTURE, 1, 0.1, "of the side")
+    answers = Answers({"a": good, "b": good}, [(NOISE, {"a": good, "b": bad}), (blur, {"a": good, "b": worse})],
+                      labels, 500)  # fmt: skip
+    found = judge(Classification(3), answers, 0.95, 0)
+    assert [shift.extra for shift in found["a"].shifts] == [None, None]
+    assert found["a"].worse == []
+    assert [shift.extra for shift in found["b"].shifts] == pytest.approx([0.1, 0.3])
+    assert {shift.interval.confidence for shift in found["b"].shifts} == {0.975}
+    assert [shift.corruption for shift in found["b"].worse] == ["blur", "noise"]
+
+
+def test_outputs_that_are_not_finite_have_no_value_and_break_nothing():
+    labels = RNG.integers(0, 3, 100)
+    good = logits(np.ones(100, bool), labels)
+    answers = Answers({"a": good, "b": good}, [(NOISE, {"a": good, "b": np.full_like(good, np.nan)})], labels, 100)
+    shift = judge(Classification(3), answers, 0.95, 0)["b"].shifts[0]
+    assert (shift.before, shift.after, shift.extra, shift.interval) == (1.0, None, None, None)
+
+
+def test_a_metric_of_the_users_own_is_bounded_too():
+    def spearman(outputs, labels):
+        return float(np.corrcoef(outputs.argsort().argsort(), labels.argsort().argsort())[0, 1])
+
+    truth = RNG.standard_normal(150)
+    pairs = [tuple(truth + s * RNG.standard_normal(150) for s in spreads) for spreads in ((0.1, 0.1), (0.2, 2.0))]
+    extra, interval = excess(Custom(spearman), *pairs, (truth, truth), 0.95)
+    assert interval.low > 0
+    assert interval.low < extra < interval.high
