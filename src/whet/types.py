@@ -64,9 +64,13 @@ class TensorSpec:
     Attributes:
         name: As the model knows it.
         dtype: A NumPy name, ``float32`` or ``int64``.
-        shape: One entry an axis, ``None`` where the length is free. Axis 0 is the sample.
-        example: A length for each free axis, used where none is given by data (batch excepted).
-        low: Least value of synthetic data. ``high`` is the greatest; floats are drawn between them.
+        shape: One entry an axis, ``None`` where the length is free.
+        example: A length for each free axis, used where none is given by data (the sample's excepted).
+        low: Least value of synthetic data. ``high`` is the greatest; floats are drawn between them. Where both are
+            the same, an input that the data does not have is held at that value.
+        sample: The axis that is the sample; None of a constant, which is the same for all samples. The state of a
+            recurrent network often has it second: (layers, sample, width).
+        most: The greatest length of each axis; ``None`` (or too few entries) where there is no bound.
     """
 
     name: str
@@ -75,41 +79,75 @@ class TensorSpec:
     example: tuple[int, ...] = ()
     low: float | None = None
     high: float | None = None
+    sample: int | None = 0
+    most: tuple[int | None, ...] = ()
 
     def __str__(self) -> str:
         """Return ``name=dtype[?,3,32,32]``."""
         axes = ",".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.name}={self.dtype}[{axes}]"
 
+    @property
+    def held(self) -> bool:
+        """Whether it has one value, which stands in where the data has no such input."""
+        return self.low is not None and self.low == self.high
+
     def concrete(self, batch: int) -> tuple[int, ...]:
-        """Return a shape without free axes: ``batch`` on a free axis 0, the example (or 1) elsewhere."""
+        """Return a shape without free axes: ``batch`` samples, the example (or 1) elsewhere."""
         shape: list[int] = []
         for axis, size in enumerate(self.shape):
             if size is not None:
                 shape.append(size)
-            elif axis == 0:
+            elif axis == self.sample:
                 shape.append(batch)
             else:
                 shape.append(self.example[axis] if axis < len(self.example) else 1)
         return tuple(shape)
 
     def check(self, array: Array) -> None:
-        """Raise SignatureError unless ``array`` has this type and shape."""
+        """Raise SignatureError unless ``array`` has this type and shape, and no axis is too long."""
         if array.dtype != self.dtype:
             raise SignatureError(
                 f"input {self.name!r} takes {self.dtype}, the data has {array.dtype}; convert the data, "
                 f"or normalise it with --preprocess"
             )
         fits = array.ndim == len(self.shape) and all(
-            want is None or axis == 0 or want == have
+            want is None or axis == self.sample or want == have
             for axis, (want, have) in enumerate(zip(self.shape, array.shape, strict=True))
         )
         if not fits:
-            given = ",".join(map(str, ("?", *array.shape[1:]))) if array.ndim else ""
+            axes = ["?" if axis == self.sample else str(size) for axis, size in enumerate(array.shape)]
             raise SignatureError(
-                f"input {self} does not take the data's shape [{given}]; "
+                f"input {self} does not take the data's shape [{','.join(axes)}]; "
                 f"reshape the data, or bring it to size with --preprocess"
             )
+        for axis, (most, have) in enumerate(zip(self.most, array.shape, strict=False)):
+            if most is not None and have > most:
+                raise SignatureError(
+                    f"input {self} takes at most {most} along axis {axis}, the data has {have}; cut it to {most}"
+                )
+
+    def fit(self, array: Array) -> Array:
+        """Return ``array``, checked; whole numbers of another width than a model of tokens takes are converted.
+
+        Raises:
+            SignatureError: It has another type or shape, or holds a number that the type cannot.
+        """
+        if array.dtype != self.dtype and array.dtype.kind in "iu" and self.dtype in ("int64", "int32"):
+            array = self._converted(array)
+        self.check(array)
+        return array
+
+    def _converted(self, array: Array) -> Array:
+        import numpy as np
+
+        holds = np.iinfo(self.dtype)
+        if array.size and not holds.min <= int(array.min()) <= int(array.max()) <= holds.max:
+            raise SignatureError(
+                f"input {self.name!r} takes {self.dtype}, which holds {holds.min} to {holds.max}; "
+                f"the data runs from {array.min()} to {array.max()}"
+            )
+        return array.astype(self.dtype)
 
     def synthetic(self, batch: int, rng: np.random.Generator) -> Array:
         """Draw data that fits, of shape ``concrete(batch)``: standard normal, or between low and high."""
@@ -118,11 +156,12 @@ class TensorSpec:
         shape = self.concrete(batch)
         if self.dtype.startswith(("int", "uint")):
             low, high = int(self.low or 0), int(self.high if self.high is not None else 1)
-            return rng.integers(low, high, shape, dtype=self.dtype, endpoint=True)
+            return np.asarray(rng.integers(low, high, shape, dtype=self.dtype, endpoint=True), self.dtype)
         if self.dtype == "bool":
-            return rng.integers(0, 1, shape, endpoint=True).astype(bool)
+            low, high = int(self.low or 0), int(self.high if self.high is not None else 1)
+            return np.asarray(rng.integers(low, high, shape, endpoint=True), bool)
         if self.low is None and self.high is None:
-            return rng.standard_normal(shape).astype(self.dtype)
+            return np.asarray(rng.standard_normal(shape), self.dtype)
         low_f, high_f = self.low or 0.0, 1.0 if self.high is None else self.high
         return np.asarray(rng.uniform(low_f, high_f, shape)).astype(self.dtype)
 
@@ -136,10 +175,23 @@ class Signature:
 
     @property
     def batch(self) -> int | None:
-        """The fixed length of axis 0, or None where any number of samples may be given."""
-        sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
+        """The fixed number of samples, or None where any number may be given."""
+        sizes = {spec.shape[spec.sample] for spec in self.inputs if spec.shape and spec.sample is not None}
         fixed = sizes - {None}
         return fixed.pop() if len(fixed) == 1 else None
+
+    @property
+    def answer(self) -> str:
+        """The name of the first output that has a row a sample, which is what a model is judged by.
+
+        Raises:
+            SignatureError: None has.
+        """
+        for spec in self.outputs:
+            if spec.sample is not None:
+                return spec.name
+        told = ", ".join(map(str, self.outputs))
+        raise SignatureError(f"no output has an axis for the sample ({told}); reshape one in the model")
 
     def synthetic(self, batch: int, seed: int = 0) -> Batch:
         """Draw one batch of synthetic inputs."""
@@ -149,7 +201,7 @@ class Signature:
         return {spec.name: spec.synthetic(self.batch or batch, rng) for spec in self.inputs}
 
     def bind(self, batch: Batch) -> Batch:
-        """Return ``batch`` under the model's own input names, checked.
+        """Return ``batch`` under the model's own input names, checked; inputs that are held are put in.
 
         A batch of one array fits a model of one input whatever its name.
 
@@ -157,18 +209,53 @@ class Signature:
             SignatureError: Names, types or shapes do not fit.
         """
         names = [spec.name for spec in self.inputs]
-        if len(batch) == 1 and len(names) == 1:
-            batch = {names[0]: next(iter(batch.values()))}
-        missing = [name for name in names if name not in batch]
+        asked = [spec.name for spec in self.inputs if not spec.held] or names
+        if len(batch) == 1 and len(asked) == 1 and not set(batch) & set(names):  # whatever its name
+            batch = {asked[0]: next(iter(batch.values()))}
+        missing = [name for name in asked if name not in batch]
         extra = [name for name in batch if name not in names]
         if missing or extra:
-            raise SignatureError(
-                f"the model's inputs are {', '.join(names)}; the data has {', '.join(batch)}; "
-                f"name the arrays as the inputs are named"
-            )
+            raise SignatureError(self._misfit(batch, missing))
+        count = self.count(batch)
+        return {spec.name: spec.fit(batch[spec.name]) if spec.name in batch else _hold(spec, count)
+                for spec in self.inputs}  # fmt: skip
+
+    def count(self, batch: Batch) -> int:
+        """Return the number of samples in a batch under the model's own names."""
         for spec in self.inputs:
-            spec.check(batch[spec.name])
-        return {name: batch[name] for name in names}
+            axis, array = spec.sample, batch.get(spec.name)
+            if axis is not None and array is not None and array.ndim > axis:
+                return int(array.shape[axis])
+        return 1
+
+    def take(self, batch: Batch, start: int, stop: int) -> Batch:
+        """Return some samples of a bound batch; constants go with each."""
+        axes = {spec.name: spec.sample for spec in self.inputs}
+        return {
+            name: array if (axis := axes[name]) is None else array[(slice(None),) * axis + (slice(start, stop),)]
+            for name, array in batch.items()
+        }
+
+    def _misfit(self, batch: Batch, missing: list[str]) -> str:
+        """Say which inputs are wanted; of what is no input by the sample, how it is given."""
+        odd = [spec for spec in self.inputs if spec.name in missing and spec.sample != 0]
+        names = ", ".join(spec.name for spec in self.inputs)
+        told = f"the model's inputs are {names}; the data has {', '.join(batch)}"
+        if not odd:
+            return f"{told}; name the arrays as the inputs are named"
+        spec = odd[0]
+        axes = ",".join(map(str, spec.concrete(1)))
+        return (
+            f"{told}; {spec.name} is {'the same for all samples' if spec.sample is None else 'a state'}: "
+            f"hold it at a value with --input '{spec.name}={spec.dtype}[{axes}]:0'"
+        )
+
+
+def _hold(spec: TensorSpec, samples: int) -> Array:
+    """Return an input that has one value, for so many samples."""
+    import numpy as np
+
+    return np.full(spec.concrete(samples), spec.low).astype(spec.dtype)
 
 
 @dataclass(frozen=True, slots=True)

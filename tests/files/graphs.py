@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
-from whet.models.onnx.adapter import graph_signature
+from whet.models.onnx.signature import graph_signature
 from whet.models.signature import parse_input
 from whet.models.source import source_of
 from whet.passes.base import PassContext

@@ -12,7 +12,7 @@ _DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "
 _NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
 _FORM = re.compile(
     r"^(?:(?P<name>[^=\[\]]+)=)?(?P<dtype>\w+)\[(?P<shape>[^\]]*)\]"
-    rf"(?::(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER}))?$"
+    rf"(?::(?P<low>{_NUMBER})(?:\.\.(?P<high>{_NUMBER}))?)?$"
 )
 
 
@@ -21,7 +21,8 @@ def parse_input(text: str) -> TensorSpec:
 
     The form is ``[name=]dtype[axes][:low..high]``. Axis 0 is the sample and always free in the model; any
     other axis written ``?128`` is free, with 128 as the length to measure at. ``low..high`` bounds synthetic
-    values, both included: the range of token numbers, say.
+    values, both included: the range of token numbers, say. One value alone, as in ``sr=int64[]:16000``, holds an
+    input that the data does not have; no axes at all make a single number, the same for all samples.
 
     Raises:
         SignatureError: The text has another form.
@@ -36,11 +37,11 @@ def parse_input(text: str) -> TensorSpec:
     if dtype not in _DTYPES:
         raise SignatureError(f"unknown type {dtype!r} in {text!r}{did_you_mean(dtype, _DTYPES)}")
     sizes, free = _axes(match["shape"], text)
-    bounds = (
-        (None, None) if match["low"] is None else _bounds(float(match["low"]), float(match["high"]), dtype, text)
-    )
+    bounds: tuple[float | None, float | None] = None, None
+    if match["low"] is not None:
+        bounds = _bounds(float(match["low"]), float(match["high"] or match["low"]), dtype, text)
     shape = tuple(None if axis == 0 or axis in free else size for axis, size in enumerate(sizes))
-    return TensorSpec(match["name"] or "", dtype, shape, tuple(sizes), *bounds)
+    return TensorSpec(match["name"] or "", dtype, shape, tuple(sizes), *bounds, sample=0 if shape else None)
 
 
 def _bounds(least: float, most: float, dtype: str, whole: str) -> tuple[float, float]:
@@ -62,6 +63,8 @@ def _bounds(least: float, most: float, dtype: str, whole: str) -> tuple[float, f
 def _axes(text: str, whole: str) -> tuple[list[int], set[int]]:
     sizes: list[int] = []
     free: set[int] = set()
+    if not text.strip():
+        return sizes, free
     for axis, word in enumerate(part.strip() for part in text.split(",")):
         if word.startswith("?"):
             free.add(axis)

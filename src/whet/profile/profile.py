@@ -86,7 +86,7 @@ def profile(model: Model, batch: Batch, threads: int = 1) -> Profile:
     return Profile(
         format=model.format,
         signature=model.signature,
-        batch_size=len(next(iter(batch.values()))),
+        batch_size=model.signature.count(batch),
         threads=threads,
         layers=_rows(layers, times),
         parameters=sum(layer.parameters for layer in layers),

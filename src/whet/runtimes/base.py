@@ -145,44 +145,77 @@ def open_session(stored: Stored, deployment: Deployment) -> Session:
 
 
 def predict(session: Session, signature: Signature, batches: Iterable[Batch]) -> dict[str, Array]:
-    """Run batches and return each output whole, (N, ...).
+    """Run batches and return each output whole, (N, ...): its axis of samples is brought to the front.
 
     A model of a fixed batch length is fed that many samples at a time; the last lot is padded and cut again.
+    Outputs that are the same for all samples are left out.
+
+    Raises:
+        SignatureError: A batch does not fit, or an output has no row a sample, or rows of differing lengths.
     """
     collected: dict[str, list[Array]] = {}
     for batch in batches:
         for name, array in _run(session, signature, signature.bind(batch)).items():
             collected.setdefault(name, []).append(array)
-    return {name: np.concatenate(arrays) for name, arrays in collected.items()}
+    return {name: _joined(name, arrays) for name, arrays in collected.items()}
 
 
 def _run(session: Session, signature: Signature, batch: Batch) -> dict[str, Array]:
-    count = len(next(iter(batch.values())))
+    count = signature.count(batch)
     fixed = signature.batch
     if fixed is None or fixed == count:
-        return _checked(session.run(batch), count)
+        return by_sample(session.run(batch), signature, count)
     parts: dict[str, list[Array]] = {}
     for start in range(0, count, fixed):
-        lot = {name: _padded(array[start : start + fixed], fixed) for name, array in batch.items()}
-        for name, array in _checked(session.run(lot), fixed).items():
+        lot = _padded(signature, signature.take(batch, start, start + fixed), fixed)
+        for name, array in by_sample(session.run(lot), signature, fixed).items():
             parts.setdefault(name, []).append(array[: min(fixed, count - start)])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def _checked(outputs: dict[str, Array], count: int) -> dict[str, Array]:
-    """Return outputs, every one of which must have a row a sample."""
+def by_sample(outputs: Mapping[str, Array], signature: Signature, count: int) -> dict[str, Array]:
+    """Return the outputs that have a row a sample, (count, ...) each.
+
+    Raises:
+        SignatureError: The axis that should be the sample has another length.
+    """
+    axes = {spec.name: spec.sample for spec in signature.outputs}
+    found = {}
     for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != count:
+        axis = axes.get(name, 0)
+        if axis is None:
+            continue
+        if array.ndim <= axis or array.shape[axis] != count:
             raise SignatureError(
-                f"output {name!r} has shape {list(array.shape)} for {count} samples; axis 0 must be the sample: "
-                f"reshape it in the model, or leave it out of the outputs"
+                f"output {name!r} has shape {list(array.shape)} for {count} samples; axis {axis} must be the "
+                f"sample: reshape it in the model, or leave it out of the outputs"
             )
-    return outputs
+        found[name] = np.moveaxis(array, axis, 0)
+    return found
 
 
-def _padded(array: Array, length: int) -> Array:
-    short = length - len(array)
-    return array if short == 0 else np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
+def _joined(name: str, arrays: list[Array]) -> Array:
+    """Join the rows of several batches, which must be of one size."""
+    shapes = dict.fromkeys(array.shape[1:] for array in arrays)
+    if len(shapes) > 1:
+        told = " and ".join(str(list(shape)) for shape in list(shapes)[:2])
+        raise SignatureError(
+            f"output {name!r} is {told} a sample in different batches; pad all inputs to one length"
+        )
+    return np.concatenate(arrays)
+
+
+def _padded(signature: Signature, lot: Batch, length: int) -> Batch:
+    """Fill up the last lot with copies of its last sample."""
+    short = length - signature.count(lot)
+    if short == 0:
+        return lot
+    axes = {spec.name: spec.sample for spec in signature.inputs}
+    last = signature.take(lot, length - short - 1, length - short)
+    return {
+        name: array if (axis := axes[name]) is None else np.concatenate([array, *[last[name]] * short], axis)
+        for name, array in lot.items()
+    }
 
 
 class Closing:

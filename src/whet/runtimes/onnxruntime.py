@@ -72,5 +72,16 @@ class OnnxSession(Closing):
         try:
             values = self._session.run(self._outputs, dict(batch))
         except Exception as error:
-            raise RuntimeFailure(f"ONNX Runtime cannot run the model: {in_one_line(error, 300)}") from error
+            raise RuntimeFailure(
+                f"ONNX Runtime cannot run the model: {in_one_line(error, 300)}{self._advice(batch)}"
+            ) from error
         return dict(zip(self._outputs, values, strict=True))
+
+    def _advice(self, batch: Batch) -> str:
+        """Say how to declare inputs whose lengths the file leaves free, beyond the number of samples."""
+        for value in self._session.get_inputs():
+            if any(not isinstance(size, int) for size in value.shape[1:]):
+                array = batch[value.name]
+                axes, form = ",".join(map(str, array.shape)), f"{value.name}={array.dtype}[1,?128]"
+                return f"; {value.name} was [{axes}]: declare the lengths that it takes, --input '{form}'"
+        return ""

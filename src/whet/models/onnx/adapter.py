@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from whet.errors import ModelError, SignatureError, in_one_line
 from whet.models.model import Model
 from whet.models.onnx import counting, initializers
+from whet.models.onnx.signature import graph_signature, has_shape, refine, with_lengths
 from whet.models.source import Source
 from whet.storage import storage_errors
 from whet.types import Format, Layer, Signature, TensorSpec
@@ -40,9 +42,9 @@ class OnnxAdapter:
         proto = read(Path(source.path))
         proto.ir_version = max(proto.ir_version, _WEIGHTS_NEED_NOT_BE_INPUTS)
         initializers.lift_constants(proto)
-        signature = refine(graph_signature(proto), source.inputs)
+        signature = with_lengths(proto, refine(graph_signature(proto), source.inputs), sample)
         model = Model(self.format, proto, signature, counting.traits(proto), source=source)
-        if any(not _has_shape(value) for value in proto.graph.output):
+        if any(not has_shape(value) for value in proto.graph.output):
             signature = self._run_for_outputs(model, sample)
             _declare(proto, signature.outputs)
         return model.with_payload(proto, signature=signature)
@@ -135,11 +137,8 @@ class OnnxAdapter:
                 f"the model's outputs have no declared shape and it cannot be run to find them "
                 f"({type(error).__name__}: {in_one_line(error)}); say what goes in with --input"
             ) from error
-        outputs = tuple(
-            TensorSpec(name, str(array.dtype), (None, *array.shape[1:]) if array.ndim else ())
-            for name, array in found.items()
-        )
-        return Signature(model.signature.inputs, outputs)
+        outputs = [_found(spec, found[spec.name]) for spec in model.signature.outputs]
+        return Signature(model.signature.inputs, tuple(outputs))
 
 
 def read(path: Path) -> ModelProto:
@@ -167,74 +166,15 @@ def read(path: Path) -> ModelProto:
     return proto
 
 
-def graph_signature(proto: ModelProto) -> Signature:
-    """Return the signature a graph declares; initializers that are also inputs are not inputs."""
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [value for value in proto.graph.input if value.name not in constants]
-    outputs = tuple(_spec(value) for value in proto.graph.output)
-    for value in inputs:
-        if not _has_shape(value) and value.type.HasField("tensor_type"):
-            raise SignatureError(
-                f"the graph does not say how many axes its input {value.name!r} has; "
-                f"write them into the file (onnx.tools.update_model_dims)"
-            )
-    return Signature(tuple(_spec(value) for value in inputs), outputs)
-
-
-def refine(signature: Signature, declared: tuple[TensorSpec, ...]) -> Signature:
-    """Give free axes the lengths, and synthetic values the ranges, that a user declared."""
-    if not declared:
-        return signature
-    by_name = {spec.name: spec for spec in declared}
-    if len(declared) == 1 and len(signature.inputs) == 1:
-        by_name = {signature.inputs[0].name: declared[0]}
-    unknown = [name for name in by_name if name not in {spec.name for spec in signature.inputs}]
-    if unknown:
-        names = ", ".join(str(spec) for spec in signature.inputs)
-        raise SignatureError(f"the model has no input {unknown[0]!r}; its inputs are {names}")
-    inputs = []
-    for spec in signature.inputs:
-        given = by_name.get(spec.name)
-        if given is None:
-            inputs.append(spec)
-            continue
-        if given.dtype != spec.dtype or not _fits(given, spec):
-            raise SignatureError(f"--input {given} does not fit the model's input {spec}")
-        inputs.append(TensorSpec(spec.name, spec.dtype, spec.shape, given.example, given.low, given.high))
-    return Signature(tuple(inputs), signature.outputs)
-
-
-def _fits(given: TensorSpec, spec: TensorSpec) -> bool:
-    """Tell whether declared lengths are those of a graph's fixed axes, but for the sample's."""
-    return len(given.shape) == len(spec.shape) and all(
-        axis == 0 or size in (None, length)
-        for axis, (size, length) in enumerate(zip(spec.shape, given.example, strict=True))
-    )
-
-
-def _has_shape(value: ValueInfoProto) -> bool:
-    return bool(value.type.tensor_type.HasField("shape"))
+def _found(spec: TensorSpec, array: Array) -> TensorSpec:
+    """Return an output with the type and the axes it was found to have."""
+    shape = (None, *array.shape[1:]) if array.ndim else ()
+    return replace(spec, dtype=str(array.dtype), shape=shape, sample=0 if shape else None)
 
 
 def _declare(proto: ModelProto, outputs: tuple[TensorSpec, ...]) -> None:
     """Write types and numbers of axes of outputs into a graph, in place; lengths stay free."""
     for value, spec in zip(proto.graph.output, outputs, strict=True):
-        if not _has_shape(value):
+        if not has_shape(value):
             kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
             value.CopyFrom(onnx.helper.make_tensor_value_info(spec.name, kind, [None] * len(spec.shape)))
-
-
-def _spec(value: Any) -> TensorSpec:
-    kind = value.type.WhichOneof("value") or "tensor_type"
-    tensor = value.type.tensor_type
-    if kind != "tensor_type" or tensor.elem_type == TensorProto.STRING:
-        what = "text" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
-        raise SignatureError(
-            f"{value.name!r} is {what}, not a tensor of numbers; export the model without it "
-            f"(a classifier of skl2onnx with zipmap=False, a text model without its tokenizer)"
-        )
-    dtype = "float32"
-    if tensor.elem_type:
-        dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
-    shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
-    return TensorSpec(value.name, dtype, shape)

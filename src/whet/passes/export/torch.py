@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from torch import nn
 from whet.data.data import Part
 from whet.errors import PassError, UnsupportedOperator, in_one_line
 from whet.models.model import Model
-from whet.models.onnx.adapter import OnnxAdapter, graph_signature
+from whet.models.onnx.adapter import OnnxAdapter
 from whet.models.onnx.initializers import flush_subnormals
+from whet.models.onnx.signature import graph_signature
 from whet.models.torch.adapter import run, tensors
 from whet.passes.base import Outcome, PassContext
 from whet.passes.export.spec import ExportOnnx
@@ -64,9 +66,12 @@ def _signature(declared: Signature, before: Signature, batch: int) -> Signature:
         for axis, (have, want) in enumerate(zip(spec.shape, shape, strict=True)):
             if want is None and have is not None:
                 raise _fixed(spec.name, axis, have)
-        inputs.append(TensorSpec(spec.name, spec.dtype, shape, source.example, source.low, source.high))
+        inputs.append(replace(source, dtype=spec.dtype, shape=shape))
     for spec, source in zip(declared.outputs, before.outputs, strict=True):
-        outputs.append(TensorSpec(spec.name, spec.dtype, (batch or source.shape[0], *spec.shape[1:])))
+        shape = tuple(
+            (batch or None) if axis == source.sample else size for axis, size in enumerate(spec.shape)
+        )
+        outputs.append(replace(spec, shape=shape, sample=source.sample))
     return Signature(tuple(inputs), tuple(outputs))
 
 
