@@ -1,0 +1,59 @@
+"""Every page of the documentation does what it says: its blocks are carried out, in order, in an empty folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import play
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+QUICK = ROOT / "tests" / "flow" / "quick"  # a quick clock: pages are looked at for what they do, not for how exact
+PAGES = [
+    page
+    for page in sorted(DOCS.rglob("*.md"))
+    if any(language in ("python", "console") for language, _, _ in play.blocks(page.read_text()))
+]
+LONG = {"tutorial.md", "how-to/transformer.md"}
+
+
+def name(page):
+    return page.relative_to(DOCS).as_posix()
+
+
+def marked(page):
+    return pytest.param(page, id=name(page), marks=[pytest.mark.slow] if name(page) in LONG else [])
+
+
+def test_there_are_pages_to_carry_out():
+    assert {"tutorial.md", "migrate.md"} <= {name(page) for page in PAGES}
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
+def test_a_page_does_what_it_says(page, tmp_path):
+    scripts = str(Path(sys.executable).parent)
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([scripts, os.environ["PATH"]]),
+        "PYTHONPATH": str(QUICK),
+        "WHET_DOCS": str(DOCS),
+    }
+    done = subprocess.run(
+        [sys.executable, str(Path(play.__file__)), str(page)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=580, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("$ whet demo --out x\nPASS\n", [("whet demo --out x", [0])]),
+        ("$ whet run a \\\n    --out b  # exit code 0 or 3\n", [("whet run a      --out b", [0, 3])]),
+        ("$ pip install whet\n$ ls\n", [("ls", [0])]),
+    ],
+)
+def test_commands_are_read_from_a_console_block(code, expected):
+    assert play.commands(code) == expected
