@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # The CPU build, where one is offered; any other 2.x from 2.13 on serves too.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-slow unit check lint types contracts clean
+.PHONY: demo test test-slow unit check lint types contracts docs clean
 
 $(VENV)/.base: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -45,5 +45,8 @@ types: $(VENV)/.dev
 contracts: $(VENV)/.dev
 	@$(BIN)/lint-imports
 
+docs: $(VENV)/.dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -d site
+
 clean:
-	rm -rf $(VENV) demo-run demo-run-model .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site demo-run demo-run-model .mypy_cache .ruff_cache .pytest_cache

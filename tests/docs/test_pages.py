@@ -57,3 +57,13 @@ def test_a_page_does_what_it_says(page, tmp_path):
 )
 def test_commands_are_read_from_a_console_block(code, expected):
     assert play.commands(code) == expected
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """Every page is in the navigation, every link and every name of the API is found."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "mkdocs"), "build", "--strict", "-q", "-d", str(tmp_path / "site")],
+        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "whet.measure.verdict.Budget" in (tmp_path / "site" / "api" / "index.html").read_text()
