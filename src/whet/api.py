@@ -97,6 +97,8 @@ class Options(TypedDict, total=False):
         seed: Of the splits, and of whatever is drawn.
         within: Seconds after which no further candidate is begun.
         recipes: What ``optimize`` tries, in place of the usual set.
+        robustness: Whether behaviour on corrupted inputs is looked at: by ``optimize`` of what it chose unless this
+            is False, by ``evaluate`` if it is True.
         on_event: Told of progress.
     """
 
@@ -112,6 +114,7 @@ class Options(TypedDict, total=False):
     seed: int
     within: float | None
     recipes: Sequence[str | Path | Recipe] | None
+    robustness: bool
     on_event: OnEvent
 
 
@@ -159,7 +162,7 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     Raises:
         UserError: The model or the data cannot be used, or nothing says what goes in.
     """
-    _check(options, "profile", {*_SEARCHING, "runtime"})
+    _check(options, "profile", {*_SEARCHING, "runtime", "robustness"})
     entrant = _entrant(model, options.get("weights"), options)
     deployment = _deployment(options, (1,))
     tell = options.get("on_event", silent)
@@ -172,7 +175,7 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
 
 def bench(*models: Any, data: Any = None, **options: Unpack[Options]) -> list[Standing]:
     """Time models in turns, with their size, load time and memory; without data, on inputs drawn by ``input``."""
-    _check(options, "bench", _SEARCHING)
+    _check(options, "bench", {*_SEARCHING, "robustness"})
     return _contest(models, data, options, quality=False, speed=True)
 
 
@@ -193,7 +196,7 @@ def compare(*models: Any, data: Any, **options: Unpack[Options]) -> list[Standin
     Raises:
         UserError: A model or the data cannot be used, or they do not fit.
     """
-    _check(options, "compare", _SEARCHING)
+    _check(options, "compare", {*_SEARCHING, "robustness"})
     if len(models) < 2:
         raise UserError("compare takes two models or more; to measure one, use evaluate or bench")
     return _contest(models, data, options, quality=True, speed=True)
@@ -214,6 +217,7 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
     if given:
         raise UserError(f"{given[0]} belongs to no model; give one --weights a file.py:function, in their order")
     asked = Contest(entrants, _optional(data, options), _deployment(options, (1, 7, 32)), quality, speed)
+    asked = replace(asked, robustness=options.get("robustness", False), seed=options.get("seed", 0))
     return hold(asked, options.get("on_event", silent))
 
 
@@ -242,7 +246,7 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     Raises:
         UserError: An option, or a recipe, that cannot work.
     """
-    _check(options, kind)
+    _check(options, kind, {"robustness"} if kind == "run" else ())
     trust = options.get("trust_pickle", False)
     source = _source(model, options.get("weights"), options.get("input", ()), trust_pickle=trust)
     seed = options.get("seed", 0)
@@ -257,6 +261,7 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
         budget=options.get("budget") or Budget(),
         folder=Path(out).resolve(),
         seed=seed,
+        robustness=options.get("robustness", True) and kind == "optimize",
     )
     given = options.get("recipes")
     tried = candidates(problem) if given is None else deploy(problem, [recipe(one, source.format) for one in given])

@@ -17,6 +17,7 @@ from whet.cli import options as opt
 @opt.model_options
 @opt.runtime
 @opt.machine_options
+@click.option("--robustness", is_flag=True, help="Also on corrupted inputs.")
 @opt.json_flag
 def command(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> int:
     """Measure what MODELS are worth on test samples; a model is a file, file.py:function or a bundle."""

@@ -24,6 +24,12 @@ from whet.cli import options as opt
     "--recipe", "recipes", multiple=True, help="Try this preset or .toml in place of the usual set. Repeatable."
 )
 @click.option(
+    "--robustness/--no-robustness",
+    default=True,
+    show_default=True,
+    help="Also try what is chosen on corrupted inputs.",
+)
+@click.option(
     "--dry-run", is_flag=True, help="Check everything that can be checked without work, and say what would be done."
 )
 @opt.out

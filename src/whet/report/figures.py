@@ -12,6 +12,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
+from whet.report.pictures import flips, robustness
 from whet.report.rows import ORIGINAL, Row, batch_sizes, rows
 from whet.search.outcome import Outcome
 
@@ -32,6 +33,10 @@ def draw(folder: Path, outcome: Outcome) -> list[Path]:
     if proof is not None and proof.quality.confusion and proof.original.confusion:
         before, after = np.array(proof.original.confusion), np.array(proof.quality.confusion)
         drawn.append(_difference(folder / "confusion.png", before, after, outcome, proof.chosen))
+    if outcome.flips is not None and outcome.flips.kept:
+        drawn.append(flips(folder / "flips.png", outcome.flips, folder.parent / "flips"))
+    if outcome.robustness is not None:
+        drawn.append(robustness(folder / "robustness.png", outcome.robustness))
     return drawn
 
 
@@ -175,7 +180,12 @@ def _beats(a: tuple[float, float], b: tuple[float, float], sign: int) -> bool:
 
 
 def _difference(path: Path, before: Array, after: Array, outcome: Outcome, name: str) -> Path:
-    """Draw the original's confusion matrix, the candidate's, and their difference."""
+    """Draw the original's confusion matrix, the candidate's, and their difference.
+
+    Of more classes than can be named those are shown whose counts changed most.
+    """
+    classes, few = _changed_most(before, after, outcome.original.classes)
+    before, after = before[np.ix_(few, few)], after[np.ix_(few, few)]
     side = 3.2 + (0.24 * len(before) if len(before) <= _NAMED_CLASSES else 2.4)
     figure = Figure(figsize=(3 * side + 1.5, side + 0.5), layout="constrained")
     grid = figure.subplots(1, 3)
@@ -191,8 +201,18 @@ def _difference(path: Path, before: Array, after: Array, outcome: Outcome, name:
     _annotate(grid[2], change, np.abs(change) > 0.6 * reach, signed=True)
     grid[2].set_title("difference")
     for axes in grid:
-        _ticks(axes, outcome.original.classes, len(before))
+        _ticks(axes, classes, len(before))
+    if len(few) < len(outcome.original.classes):
+        figure.suptitle(f"the {len(few)} of {len(outcome.original.classes)} classes that changed most")
     return _save(figure, path)
+
+
+def _changed_most(before: Array, after: Array, classes: Sequence[str]) -> tuple[list[str], Array]:
+    """Return the names and numbers of the classes, or of those that changed most where there are too many."""
+    change = np.abs(after - before)
+    order = np.argsort(-(change.sum(axis=0) + change.sum(axis=1)), kind="stable")
+    few = np.sort(order[:_NAMED_CLASSES])
+    return [classes[at] if at < len(classes) else str(at) for at in few], few
 
 
 def _annotate(axes: Axes, counts: Array, dark: Array, *, signed: bool = False) -> None:

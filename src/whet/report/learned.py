@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from whet.measure.quality import Comparison
+from whet.report import beyond
 from whet.report.rows import Row, rows, runtime_gain
+from whet.report.tables import one_line
 from whet.search.outcome import Outcome
 from whet.trials.problem import Result, StepReport
 from whet.trials.trial import FLOAT
@@ -21,6 +24,8 @@ def sentences(outcome: Outcome) -> list[str]:
         *_runtime(outcome),
         *_best(candidates),
         *_slower(candidates),
+        *_classes(outcome),
+        *_look(outcome),
         *_steps(outcome),
         *_sparsity(outcome),
         *_layer_types(outcome),
@@ -28,11 +33,6 @@ def sentences(outcome: Outcome) -> list[str]:
         *_export(outcome),
         *_failures(outcome),
     ]
-
-
-def one_line(text: str) -> str:
-    """Return a text without line breaks, as list items and table cells have to be."""
-    return " ".join(text.split())
 
 
 def _runtime(outcome: Outcome) -> Iterator[str]:
@@ -71,6 +71,34 @@ def _slower(candidates: list[Row]) -> Iterator[str]:
                     f"`{row.name}` is slower than the float model at batch {size}: {item.value:.2f}x "
                     f"({item.interval.low:.2f} to {item.interval.high:.2f})."
                 )
+
+
+def _classes(outcome: Outcome) -> Iterator[str]:
+    """Name the classes that changed beyond doubt, of what is shipped, or of every recipe judged on test."""
+    judged: list[tuple[str, Comparison]] = []
+    if outcome.proof is not None:
+        judged = [(outcome.proof.chosen, outcome.proof.comparison)]
+    elif outcome.kind == "run":
+        judged = [
+            (item.name, item.comparison) for item in outcome.results if item.comparison and item.name != FLOAT
+        ]
+    for name, compared in judged:
+        for item in beyond.largest(compared.classes):
+            if beyond.beyond_doubt(item):
+                label = beyond.class_name(item.label, outcome.original.classes)
+                yield (
+                    f"With `{name}` the class {one_line(label)} is {beyond.beyond_doubt(item)} beyond doubt: its "
+                    f"sensitivity went from {item.before:.4f} to {item.after:.4f} on {item.samples} samples "
+                    f"(worse by {item.interval.low:+.4f} to {item.interval.high:+.4f}, all classes at once)."
+                )
+
+
+def _look(outcome: Outcome) -> Iterator[str]:
+    """Say what flipped, and what corrupted inputs cost."""
+    if outcome.flips is not None and outcome.flips.differing:
+        yield beyond.flips_in_words(outcome.flips)
+    if outcome.robustness is not None:
+        yield from beyond.robustness_in_words(outcome.robustness)
 
 
 def _steps(outcome: Outcome) -> Iterator[str]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from whet.measure.measurement import Interval, Measurement
 from whet.measure.quality import Comparison
 from whet.measure.verdict import Verdict
-from whet.report.learned import one_line, sentences
+from whet.report.beyond import class_table, confusion_table, sections
+from whet.report.learned import sentences
 from whet.report.rows import Row, batch_sizes, rows, runtime_gain
+from whet.report.tables import line, number, one_line
 from whet.search.choice import pareto
 from whet.search.outcome import Outcome
 from whet.trials.problem import Failure, Result, StepReport
@@ -28,7 +30,7 @@ def report(outcome: Outcome, figures: Sequence[Path]) -> str:
     lines += ["", "## What the runtime gave and what the compression gave", "", *_gains(outcome)]
     lines += ["", "## What each step cost", "", *_steps(outcome)]
     if outcome.proof is not None:
-        lines += ["", f"## {outcome.proof.chosen} on test", "", *_proof(outcome)]
+        lines += ["", f"## {outcome.proof.chosen} on test", "", *_proof(outcome), *sections(outcome)]
     lines += ["", "## Figures", ""]
     lines += [f"![{path.stem}](figures/{path.name})" for path in figures]
     lines += ["", "## What we learned", "", *(f"- {sentence}" for sentence in sentences(outcome))]
@@ -50,7 +52,7 @@ def candidate_page(result: Result, outcome: Outcome) -> str:
             "| metric | value |",
             "|---|---|",
         ]
-        lines += [_row(name, _number(value)) for name, value in result.quality.scores.items()]
+        lines += [line(name, number(value)) for name, value in result.quality.scores.items()]
     if result.comparison is not None:
         lines += ["", "## Against the original", "", *_against(result.comparison, outcome.original.classes)]
     lines += ["", "## Numbers", "", "| metric | value | interval | unit | conditions |", "|---|---|---|---|---|"]
@@ -85,7 +87,7 @@ def _claims(verdicts: Sequence[Verdict]) -> Iterator[str]:
         needed = f"about {item.needed_samples:,}" if item.needed_samples else ""
         if item.answer == "INCONCLUSIVE" and not needed:
             needed = "no number: it lies at the limit"
-        yield _row(f"**{item.answer}**", item.claim, item.evidence, needed)
+        yield line(f"**{item.answer}**", item.claim, item.evidence, needed)
 
 
 def _table(outcome: Outcome) -> Iterator[str]:
@@ -100,20 +102,20 @@ def _table(outcome: Outcome) -> Iterator[str]:
         "deflation",
         "peak memory",
     ]
-    yield _row(*heads)
+    yield line(*heads)
     yield f"|{'---|' * len(heads)}"
     for row in rows(outcome):
         if row.failure:
-            yield _row(row.name, f"failed: {row.failure}", *[""] * (len(heads) - 2))
+            yield line(row.name, f"failed: {row.failure}", *[""] * (len(heads) - 2))
             continue
         mark = " **(chosen)**" if row.chosen else ""
-        cells = [f"{row.name}{mark}", _number(row.value), _drop(row)]
-        cells += [_number((row.latency_ms or {}).get(size)) for size in sizes]
+        cells = [f"{row.name}{mark}", number(row.value), _drop(row)]
+        cells += [number((row.latency_ms or {}).get(size)) for size in sizes]
         cells += [_ratio((row.speedup or {}).get(size)) for size in sizes]
         cells += [_bytes(row.size_bytes), _smaller(row, outcome), _bytes(row.deflated_bytes)]
         cells += [f"{row.deflation_percent:.0f} %" if row.deflation_percent is not None else "-"]
         cells += [f"{row.memory_bytes / 2**20:.0f} MiB" if row.memory_bytes else "-"]
-        yield _row(*cells)
+        yield line(*cells)
     yield ""
     yield "Speed-ups are against the model as given; sizes against its weights in float32."
 
@@ -139,7 +141,7 @@ def _gains(outcome: Outcome) -> Iterator[str]:
             on_top = (row.speedup_float or {}).get(size)
             alone = _ratio(runtime.get(size)) if outcome.original.format != "onnx" else "1.00x (given as ONNX)"
             compression = _ratio(on_top) if on_top else (_ratio(item) if outcome.original.format == "onnx" else "-")
-            yield _row(row.name, str(size), alone, compression, _ratio(item))
+            yield line(row.name, str(size), alone, compression, _ratio(item))
 
 
 def _steps(outcome: Outcome) -> Iterator[str]:
@@ -148,7 +150,7 @@ def _steps(outcome: Outcome) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|"
     for result in outcome.results:
         for step in result.steps:
-            yield _row(result.name, *_step(step))
+            yield line(result.name, *_step(step))
     yield ""
     yield "Latencies of steps are quick looks, in the usual runtime of each format; claims rest on the paired ones."
 
@@ -161,12 +163,12 @@ def _step_table(result: Result, outcome: Outcome) -> Iterator[str]:
         notes = "; ".join(
             f"{key} {_short(value)}" for key, value in step.notes.items() if not isinstance(value, dict)
         )
-        yield _row(*_step(step), notes)
+        yield line(*_step(step), notes)
 
 
 def _step(step: StepReport) -> list[str]:
     """Return the cells of a step that both tables share."""
-    numbers = [_number(step.value), _bytes(step.size_bytes), _number(step.latency_ms)]
+    numbers = [number(step.value), _bytes(step.size_bytes), number(step.latency_ms)]
     return [step.name, step.format, *numbers, str(step.changed), str(len(step.skipped))]
 
 
@@ -176,29 +178,22 @@ def _proof(outcome: Outcome) -> Iterator[str]:
     yield "| metric | as given | shipped |"
     yield "|---|---|---|"
     for name, value in proof.quality.scores.items():
-        yield _row(name, _number(proof.original.scores.get(name)), _number(value))
+        yield line(name, number(proof.original.scores.get(name)), number(value))
     yield ""
     yield from _against(proof.comparison, outcome.original.classes)
+    yield from confusion_table(proof.original, proof.quality, outcome.original.classes)
 
 
 def _against(compared: Comparison, names: Sequence[str] = ()) -> Iterator[str]:
     yield (
-        f"{compared.metric} {_number(compared.before)} before, {_number(compared.after)} after: worse by "
+        f"{compared.metric} {number(compared.before)} before, {number(compared.after)} after: worse by "
         f"{compared.drop:.4f} ({_limits(compared.interval)})."
     )
     if compared.lost is not None:
         yield f"{compared.lost} samples became wrong, {compared.won} became right."
-    told = ", ".join(f"{name} {_number(value)}" for name, value in compared.fidelity.items())
+    told = ", ".join(f"{name} {number(value)}" for name, value in compared.fidelity.items())
     yield f"Against the original's outputs: {told}."
-    if compared.classes:
-        yield ""
-        yield "| class | samples | before | after | worse by | limits, all classes at once |"
-        yield "|---|---|---|---|---|---|"
-        for item in compared.classes:
-            name = names[item.label] if item.label < len(names) else str(item.label)
-            limits = f"{item.interval.low:+.4f} to {item.interval.high:+.4f}"
-            values = (f"{item.before:.4f}", f"{item.after:.4f}", f"{item.drop:+.4f}")
-            yield _row(name, str(item.samples), *values, limits)
+    yield from class_table(compared, names)
 
 
 def _conditions(outcome: Outcome) -> Iterator[str]:
@@ -212,11 +207,6 @@ def _conditions(outcome: Outcome) -> Iterator[str]:
     yield "- latency: alternating rounds after a warm-up; medians of the rounds' ratios, with exact intervals"
     yield "- quality: paired sample by sample; limits are one-sided"
     yield f"- the whole took {outcome.seconds:.0f} s"
-
-
-def _row(*cells: str) -> str:
-    """Return one row of a table; whatever stands in a cell, the row stays one row of as many cells."""
-    return f"| {' | '.join(one_line(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _failed(failure: Failure) -> str:
@@ -253,13 +243,7 @@ def _limits(interval: Interval) -> str:
 def _measurement(item: Measurement) -> str:
     interval = _range(item.interval) if item.interval else ""
     told = ", ".join(f"{key} {value}" for key, value in item.conditions.items())
-    return _row(item.metric, _number(item.value), interval, item.unit, told)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+    return line(item.metric, number(item.value), interval, item.unit, told)
 
 
 def _bytes(value: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from whet import plain
 from whet.bundle import write
-from whet.errors import PassError
+from whet.errors import PassError, StorageError, WhetError, in_one_line
 from whet.isolate import Limits
 from whet.machine import this_machine
 from whet.measure import verdict
@@ -23,10 +23,12 @@ from whet.search.choice import Ranked, rank
 from whet.search.outcome import Outcome, Proof
 from whet.search.run_folder import held
 from whet.storage import write_text
-from whet.trials import jobs, trial
+from whet.trials import closer, jobs, trial
+from whet.trials.closer import Look
 from whet.trials.problem import Candidate, Original, Problem, Result, Scope
 
 _MINUTES_EACH = 30  # that one candidate may take where no time was given
+_LOOK_SHARE = 0.05  # of the time spent, that corrupted inputs may take
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def optimize(order: Order, on_event: OnEvent) -> Outcome:
         ranking = rank([baseline, *results], problem.budget)
         chosen = next((item.name for item in ranking if item.eligible), trial.FLOAT)
         proof = _prove(problem, original, baseline, chosen, on_event)
+        look = _look_closer(problem, original, _spent((baseline, *results), started), on_event)
         found = Outcome(
             command=order.command,
             kind="optimize",
@@ -64,10 +67,12 @@ def optimize(order: Order, on_event: OnEvent) -> Outcome:
             not_tried=not_tried,
             proof=proof,
             budget=problem.budget,
-            warnings=_warnings(original, ranking, proof),
+            warnings=(*_warnings(original, ranking, proof), *look.notes),
             machine=this_machine(),
             seconds=time.monotonic() - started,
             original_on_part=proof.original,
+            flips=look.flips,
+            robustness=look.robustness,
         )
         write_text(problem.folder / outcomes.FILE, plain.dumps(found))
         return found
@@ -188,6 +193,29 @@ def _prove(problem: Problem, original: Original, baseline: Result, chosen: str, 
     )
     write_text(path, plain.dumps(proof))
     return proof
+
+
+def _look_closer(problem: Problem, original: Original, spent: float, on_event: OnEvent) -> Look:
+    """Keep flipped samples and try spoilt ones, in a twentieth of the time spent; its failure costs no proof."""
+    path = problem.folder / ".trials" / "look.json"
+    if path.exists():
+        return plain.loads(path.read_bytes(), Look)
+    shipped, limits = problem.folder / "bundle", trial.default_limits(60.0 * _MINUTES_EACH)
+    try:
+        found: Look = trial.in_child(
+            problem, closer.look, original, shipped, _LOOK_SHARE * spent, limits=limits, on_event=on_event
+        )
+    except StorageError:
+        raise
+    except WhetError as error:
+        found = Look(notes=(f"The closer look at what is shipped failed: {in_one_line(error)}.",))
+    write_text(path, plain.dumps(found))
+    return found
+
+
+def _spent(results: Sequence[Result], started: float) -> float:
+    """Return the seconds a search took, those before it was resumed included."""
+    return max(sum(result.seconds for result in results), time.monotonic() - started)
 
 
 def _warnings(original: Original, ranking: Sequence[Ranked], proof: Proof | None) -> tuple[str, ...]:

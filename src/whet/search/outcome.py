@@ -12,8 +12,10 @@ from whet.errors import RunFolderError
 from whet.machine import Machine
 from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison, Quality
+from whet.measure.robustness import Robustness
 from whet.measure.verdict import Budget, Verdict
 from whet.search.choice import Ranked
+from whet.trials.flips import Flips
 from whet.trials.problem import Original, Result
 
 FILE = "results.json"
@@ -55,6 +57,8 @@ class Outcome:
         budget: What was allowed.
         warnings: What a reader should know first.
         original_on_part: Quality of the original on the part that ``run`` judges on.
+        flips: The test samples that the chosen one answers differently; their inputs lie in ``RUN/flips``.
+        robustness: Of the chosen one on corrupted inputs; None where it was not looked at.
         machine: All was measured on.
         seconds: The whole took.
     """
@@ -72,6 +76,8 @@ class Outcome:
     seconds: float
     original_on_part: Quality | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    flips: Flips | None = None
+    robustness: Robustness | None = None
     schema: int = SCHEMA
 
     @property

@@ -40,6 +40,7 @@ def command(kind: str, problem: Problem, tried: Sequence[Candidate], within: flo
             "seed": problem.seed,
             "trust_pickle": source.trust_pickle,
             "within": within,
+            "robustness": problem.robustness,
             "recipes": {item.name: item.recipe.fingerprint() for item in tried},
         }
     )

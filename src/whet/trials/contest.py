@@ -21,19 +21,23 @@ from whet.isolate import NO_LIMITS
 from whet.measure import latency, memory, size
 from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison, Quality, assess, compare
+from whet.measure.robustness import Robustness
 from whet.models.adapter import adapter_for
 from whet.models.model import Model, Stored
 from whet.models.source import Source
 from whet.profile.profile import Profile, profile
 from whet.progress import Event, OnEvent
 from whet.runtimes.base import Deployment, open_session, predict, usual
+from whet.trials.closer import running, unknown
 from whet.trials.opened import Contestant, call, one, truth
+from whet.trials.spoil import Asked, spoil
 from whet.types import Signature
 
 if TYPE_CHECKING:
     from whet.types import Array, Batch
 
 _BATCH = 64
+Judged = tuple[Quality, Comparison | None, Robustness | None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Contest:
         deployment: How sources are run; a bundle is run as it was deployed, with these threads and batch sizes.
         quality, speed: What is measured.
         confidence: One-sided, of quality.
+        robustness: Whether they are also tried on corrupted inputs; ``seed`` draws these.
     """
 
     entrants: Sequence[Entrant]
@@ -69,6 +74,8 @@ class Contest:
     quality: bool
     speed: bool
     confidence: float = 0.95
+    robustness: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class Standing:
         signature: Its inputs and outputs.
         measurements: Latency, size, memory, scores.
         quality, comparison: On ``test``; the comparison is with the first entrant.
+        robustness: On corrupted inputs, where it was asked for.
     """
 
     name: str
@@ -90,6 +98,7 @@ class Standing:
     measurements: tuple[Measurement, ...]
     quality: Quality | None = None
     comparison: Comparison | None = None
+    robustness: Robustness | None = None
 
 
 def hold(contest: Contest, on_event: OnEvent) -> list[Standing]:
@@ -153,7 +162,7 @@ def _measure(contest: Contest, folder: Path, on_event: OnEvent) -> tuple[list[St
     numbers: dict[str, list[Measurement]] = {
         name: _sizes(runs) for name, runs in zip(names, contestants, strict=True)
     }
-    judged: dict[str, tuple[Quality, Comparison | None]] = {}
+    judged: dict[str, Judged] = {}
     if contest.quality and splits is not None:
         judged = _judge(contest, dict(zip(names, contestants, strict=True)), splits, on_event)
     with ExitStack() as stack:
@@ -201,7 +210,7 @@ def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Pat
 
 def _judge(
     contest: Contest, contestants: Mapping[str, Contestant], splits: Splits, on_event: OnEvent
-) -> dict[str, tuple[Quality, Comparison | None]]:
+) -> dict[str, Judged]:
     """Assess every entrant on ``test`` and compare it with the first; intervals hold for all at once."""
     outputs: dict[str, Array] = {}
     for name, runs in contestants.items():
@@ -213,13 +222,33 @@ def _judge(
     task: Task = resolve_task(splits.task, reference, splits.labels(Part.TEST))
     right = reference if task.name == "fidelity" else truth(task, splits, Part.TEST)
     task.check(reference, right)
-    judged: dict[str, tuple[Quality, Comparison | None]] = {}
+    spoilt: Mapping[str, Robustness] = {}
+    if contest.robustness:
+        spoilt = _spoilt(contest, contestants, splits, Asked(task, None if right is reference else right), on_event)
+    judged: dict[str, Judged] = {}
     for name, array in outputs.items():
         compared = None
         if array is not reference:
             compared = compare(task, reference, array, right, contest.confidence, len(outputs) - 1)
-        judged[name] = (assess(task, array, right), compared)
+        judged[name] = (assess(task, array, right), compared, spoilt.get(name))
     return judged
+
+
+def _spoilt(
+    contest: Contest, contestants: Mapping[str, Contestant], splits: Splits, asked: Asked, on_event: OnEvent
+) -> dict[str, Robustness]:
+    """Compare every entrant with the first on corrupted inputs.
+
+    Raises:
+        DataError: No corruption is known for such inputs.
+    """
+    names = {name: runs.signature.outputs[0].name for name, runs in contestants.items()}
+    asked = replace(asked, seed=contest.seed, confidence=contest.confidence)
+    with ExitStack() as stack:
+        found = spoil(running(contestants, names, stack), splits, asked, on_event)
+    if not found:
+        raise DataError(f"{unknown(splits)}; leave --robustness out")
+    return found
 
 
 def _sizes(runs: Contestant) -> list[Measurement]:

@@ -6,15 +6,13 @@ Each job opens the data and the models anew, from files or from what came throug
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from whet import plain
-from whet.bundle import manifest
-from whet.bundle.verify import deployment_of
 from whet.bundle.write import Contents, write
 from whet.data.data import Part, Splits
 from whet.data.preprocess import Postprocess
@@ -28,7 +26,7 @@ from whet.models.model import Model, Stored
 from whet.progress import Event, OnEvent
 from whet.recipe.cache import Entry, root_key
 from whet.recipe.execute import execute
-from whet.trials.opened import BATCH, Contestant, Judge, Opened, one, truth
+from whet.trials.opened import BATCH, Judge, Opened, one, truth
 from whet.trials.problem import Candidate, Original, Problem, Scope
 from whet.types import Signature
 
@@ -138,15 +136,12 @@ def measure(problem: Problem, original: Original, shipped: Path, scope: Scope, o
     """
     part = Part(scope.part)
     opened = Opened(problem, on_event)
-    made = manifest.read(shipped)
-    artifact = Contestant(
-        Stored(made.format, shipped / made.file, problem.source),
-        made.signature,
-        replace(deployment_of(made), batch_sizes=problem.deployment.batch_sizes),
-    )
+    artifact = opened.shipped(shipped)
     judge, reference = opened.judge(original, part), opened.reference(original, part)
     judge.task.check(reference, judge.truth)
     outputs = one(opened.outputs(artifact, part), original.output)
+    if part is Part.TEST:
+        opened.keep(shipped, outputs)
     compared = compare(judge.task, reference, outputs, judge.truth, problem.budget.confidence, scope.family)
     assessed = assess(judge.task, outputs, judge.truth)
     effort = latency.CAREFUL if part is Part.TEST else latency.USUAL

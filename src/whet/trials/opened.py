@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whet.bundle import manifest
+from whet.bundle.verify import deployment_of
 from whet.data.data import Part, Splits
 from whet.data.tasks import Task, class_numbers, resolve_task
 from whet.errors import PassError, WhetError
@@ -99,6 +101,26 @@ class Opened:
         np.save(content, outputs)
         write_bytes(self._outputs_file(root, part), content.getvalue())
 
+    def shipped(self, bundle: Path) -> Contestant:
+        """Return what lies in a bundle, to be run as it was deployed, at the batch sizes asked for."""
+        made = manifest.read(bundle)
+        stored = Stored(made.format, bundle / made.file, self.problem.source)
+        deployment = replace(deployment_of(made), batch_sizes=self.problem.deployment.batch_sizes)
+        return Contestant(stored, made.signature, deployment)
+
+    def keep(self, bundle: Path, outputs: Array) -> None:
+        """Keep a bundle's outputs on ``test`` for a closer look."""
+        content = io.BytesIO()
+        np.save(content, outputs)
+        write_bytes(self._kept_file(bundle), content.getvalue())
+
+    def kept(self, bundle: Path, output: str) -> Array:
+        """Return a bundle's outputs on ``test``: as kept, or found now."""
+        path = self._kept_file(bundle)
+        if path.exists():
+            return np.asarray(np.load(path, allow_pickle=False))
+        return one(self.outputs(self.shipped(bundle), Part.TEST), output)
+
     def judge(self, original: Original, part: Part) -> Judge:
         """Return what outputs on a part are judged by. The original's on ``select`` tell what task it is."""
         on_select = self.reference(original, Part.SELECT)
@@ -154,6 +176,9 @@ class Opened:
                 calls = {name: call(*session, batch) for name, session in sessions.items()}
                 numbers += _race(calls, count, effort, self.on_event)
             return numbers, {name: dict(session.facts) for name, (session, _) in sessions.items()}
+
+    def _kept_file(self, bundle: Path) -> Path:
+        return self.problem.folder / ".trials" / f"{bundle.name}-outputs.npy"
 
     def _outputs_file(self, root: str, part: Part) -> Path:
         return self.cache.folder / root / f"outputs-{part}.npy"

@@ -29,6 +29,7 @@ class Problem:
         budget: What may be lost.
         seed: For whatever is drawn.
         folder: The RUN folder.
+        robustness: Whether what is chosen is also tried on corrupted inputs.
     """
 
     source: Source
@@ -38,6 +39,7 @@ class Problem:
     budget: Budget
     folder: Path
     seed: int = 0
+    robustness: bool = True
 
     @property
     def stays(self) -> bool:

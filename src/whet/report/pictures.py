@@ -1,0 +1,122 @@
+"""Figures beyond the mean: samples that flipped, and what corrupted inputs cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from whet.measure.robustness import Robustness, Shift
+from whet.report.tables import number
+from whet.trials.flips import Answer, Flip, Flips
+
+_GIVEN, _SHIPPED = "#8a8f98", "#e4572e"
+_PICTURES, _COLUMNS, _LINES = 24, 6, 24  # that are shown
+_WORDS = 16  # letters of a name
+
+
+def flips(path: Path, found: Flips, folder: Path) -> Path:
+    """Draw the samples that flipped: their pictures, or a line each from one answer to the other.
+
+    Args:
+        path: Of the PNG.
+        found: The samples.
+        folder: Where their pictures lie.
+    """
+    shown = [item for item in found.kept if item.picture and (folder / item.picture).is_file()][:_PICTURES]
+    figure = _pictures(shown, folder) if shown else _lines(found)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _pictures(shown: Sequence[Flip], folder: Path) -> Figure:
+    columns = min(_COLUMNS, max(len(shown), 3))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(1.9 * columns, 2.5 * rows + 0.3), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
+    for axes, item in zip(grid, shown, strict=False):
+        axes.imshow(imread(folder / item.picture), cmap="gray", interpolation="nearest")
+        label = f"label {shorten(item.label, _WORDS, placeholder='...')}" if item.label else f"sample {item.number}"
+        axes.set_title(f"{label}\n{_answer(item.before)}\n→ {_answer(item.after)}", fontsize=7, color=_tone(item))
+    for axes in grid:
+        axes.set_axis_off()
+    figure.suptitle("as given → shipped; red: became wrong, green: became right", fontsize=9)
+    return figure
+
+
+def _lines(found: Flips) -> Figure:
+    """Draw a line a sample: from the confidence in one answer, or its error, to the other's."""
+    shown = found.kept[:_LINES]
+    figure = Figure(figsize=(7.5, 1.4 + 0.27 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for at, item in enumerate(shown):
+        before, after = (_value(answer) for answer in (item.before, item.after))
+        axes.plot([before, after], [at, at], color=_tone(item), lw=1.5, zorder=1)
+        axes.scatter(before, at, color=_GIVEN, s=36, zorder=2, label="as given" if at == 0 else None)
+        axes.scatter(after, at, color=_SHIPPED, s=36, zorder=2, label="shipped" if at == 0 else None)
+    axes.set_yticks(range(len(shown)), [_told(item) for item in shown], fontsize=8)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    decisions = found.kind == "decisions"
+    axes.set_xlabel("probability of the class that each model chose" if decisions else "error of the sample")
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def _told(item: Flip) -> str:
+    if item.before.choice:
+        names = (shorten(answer.choice, _WORDS, placeholder="...") for answer in (item.before, item.after))
+        return f"sample {item.number}: {' → '.join(names)}"
+    return f"sample {item.number}"
+
+
+def _answer(item: Answer) -> str:
+    if item.choice:
+        return f"{shorten(item.choice, _WORDS, placeholder='...')} {item.probability or 0:.2f}"
+    return f"error {number(item.error)}"
+
+
+def _value(item: Answer) -> float:
+    return float((item.probability if item.choice else item.error) or 0.0)
+
+
+def _tone(item: Flip) -> str:
+    return {"lost": "#b00020", "won": "#1b7f3b"}.get(item.outcome, "#333333")
+
+
+def robustness(path: Path, found: Robustness) -> Path:
+    """Draw the metric against severity, a panel a corruption; stars mark what costs more beyond doubt."""
+    names = list(dict.fromkeys(item.corruption for item in found.shifts))
+    figure = Figure(figsize=(1.2 + 2.6 * len(names), 3.2), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(1, len(names), sharey=True))
+    for axes, name in zip(grid, names, strict=True):
+        _panel(axes, found, [item for item in found.shifts if item.corruption == name])
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("severity (0 is clean)", fontsize=8)
+    grid[0].set_ylabel(found.metric)
+    handles, labels = grid[0].get_legend_handles_labels()
+    if found.worse:
+        handles.append(grid[0].scatter([], [], marker="*", color="black"))
+        labels.append("loses more, beyond doubt")
+    figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _panel(axes: Axes, found: Robustness, shifts: Sequence[Shift]) -> None:
+    at = [0, *(item.severity for item in shifts)]
+    before = [found.before, *(np.nan if item.before is None else item.before for item in shifts)]
+    after = [found.after, *(np.nan if item.after is None else item.after for item in shifts)]
+    axes.plot(at, before, color=_GIVEN, marker="o", label="as given")
+    axes.plot(at, after, color=_SHIPPED, marker="o", ms=4, label="shipped")
+    for item in shifts:
+        if item in found.worse and item.after is not None:
+            axes.annotate("*", (item.severity, item.after), (0, -14), textcoords="offset points", ha="center")
+    axes.set_xticks(at)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
