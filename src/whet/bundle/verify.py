@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from whet import plain
 from whet.bundle import manifest
 from whet.bundle.manifest import Manifest
 from whet.errors import BundleError, WhetError
@@ -77,6 +78,8 @@ def stored_of(bundle: Path, made: Manifest, source: Source | None = None) -> Sto
     own = bundle / manifest.SOURCE
     if source is None and made.format is Format.TORCH and own.is_file():
         source = Source(Origin.FACTORY, Format.TORCH, str(own.resolve()), str(made.source.get("factory", "")))
+    elif source is None and made.format is Format.TORCH and made.source.get("origin") in (Origin.HUB, Origin.FILE):
+        source = plain.convert(made.source, Source)  # what it is built from lies beside the weights
     return Stored(made.format, bundle / made.file, source)
 
 

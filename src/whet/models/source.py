@@ -22,6 +22,7 @@ class Origin(StrEnum):
 
     FACTORY = "factory"  # a function of a user's file builds it
     FILE = "file"  # a file holds it whole
+    HUB = "hub"  # a config of transformers builds it, from a folder
     MEMORY = "memory"  # an object that the user's program holds
 
 
@@ -37,13 +38,14 @@ class Source:
     Attributes:
         origin: How the structure is had.
         format: What it is.
-        path: The file of the factory or of the model; empty in memory.
-        factory: The function's name; the class's name in memory.
+        path: The file of the factory or of the model, the folder of one of the hub; empty in memory.
+        factory: The function's name; the model's name on the hub; the class's name in memory.
         weights: A file of weights, or empty.
         trust_pickle: Whether the user allowed weights to be unpickled.
         inputs: As given by ``--input``; empty if the data tells.
         memory: The cloudpickled object.
         identity: A hash of that object, the same in every process; its pickle is not.
+        revision: Of a model that was fetched from the hub.
     """
 
     origin: Origin
@@ -55,11 +57,12 @@ class Source:
     inputs: tuple[TensorSpec, ...] = ()
     memory: bytes = b""
     identity: str = ""
+    revision: str = ""
 
     @property
     def name(self) -> str:
         """A short name for tables and folders."""
-        return self.factory or Path(self.path).stem
+        return Path(self.factory).name or Path(self.path).stem
 
     def plain(self) -> Source:
         """Return what may be stored: everything but the object in memory."""
@@ -68,10 +71,18 @@ class Source:
     def fingerprint(self) -> str:
         """Return a hash of everything that decides what the model is."""
         digest = hashlib.sha256(repr((self.origin, self.format, self.factory, self.inputs)).encode())
-        for name in (self.path, self.weights):
-            digest.update(sha256(Path(name)).encode() if name else b"-")
+        for path in self._files():
+            digest.update(sha256(path).encode() if path else b"-")
         digest.update((self.identity or hashlib.sha256(self.memory).hexdigest()).encode())
         return digest.hexdigest()[:24]
+
+    def _files(self) -> list[Path | None]:
+        """Return the files that decide what the model is."""
+        if self.origin is Origin.HUB:
+            from whet.models.torch import hub
+
+            return [Path(self.path) / "config.json", *hub.weight_files(Path(self.path))]
+        return [Path(name) if name else None for name in (self.path, self.weights)]
 
 
 def source_of(
@@ -81,7 +92,9 @@ def source_of(
     *,
     trust_pickle: bool = False,
 ) -> Source:
-    """Name a model: ``file.py:factory``, a model file, or an object in memory. Nothing is opened yet.
+    """Name a model: ``file.py:factory``, a model file, a folder with ``config.json``, ``hf:owner/name``, an object.
+
+    Nothing is opened yet; a model of the hub that is not on this machine is fetched.
 
     Raises:
         ModelError: The name has no form that is known, or the file is not there.
@@ -89,6 +102,13 @@ def source_of(
     if not isinstance(model, str | Path):
         return _in_memory(model, inputs)
     weights_file = _existing(Path(weights), "weights") if weights else None
+    hub_name = _hub_name(model)
+    if hub_name:
+        from whet.models.torch import hub
+
+        if weights_file is not None:
+            raise ModelError(f"--weights goes with file.py:function; {model} has its own weights")
+        return hub.source(hub_name, inputs)
     parts = userfile.split(str(model))
     if parts is not None:
         path, name = _existing(parts[0], "model"), parts[1]
@@ -104,6 +124,13 @@ def source_of(
     return _file(Path(model), weights_file, inputs)
 
 
+def _hub_name(model: str | Path) -> str:
+    """Return the name or folder of a model of transformers, or nothing."""
+    if str(model).startswith("hf:"):
+        return str(model).removeprefix("hf:")
+    return str(Path(model).absolute()) if (Path(model) / "config.json").is_file() else ""
+
+
 def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...]) -> Source:
     suffix = path.suffix.lower()
     if suffix in _WEIGHTS:
@@ -114,8 +141,8 @@ def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...]) -> S
     if suffix == ".py":
         raise ModelError(f"{path} is a Python file; name the function in it that builds the model: {path}:build")
     if suffix not in _SUFFIXES:
-        known = "an .onnx file or file.py:function"
-        hint = f"{suffix} files are not read by this version" if suffix in _LATER else f"{path} is neither"
+        known = "an .onnx file, file.py:function, or hf:owner/name"
+        hint = f"{suffix} files are not read by this version" if suffix in _LATER else f"{path} is none of these"
         raise ModelError(f"a model is {known}; {hint}")
     if weights is not None:
         raise ModelError(f"--weights goes with file.py:function; {path.name} holds its own weights")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +45,16 @@ class TorchAdapter:
     def open(self, source: Source, sample: Batch | None) -> Model:
         """Build the user's module; its signature is found by running it on a sample."""
         payload = TorchPayload(origin.build_trained(source))
-        if sample is None and source.inputs:
-            sample = _named(payload.module, source.inputs, batch=2)
-        signature = None if sample is None else find_signature(payload.module, sample, source.inputs)
+        declared = origin.inputs(source, payload.module)
+        if sample is None and declared:
+            sample = _named(payload.module, declared, batch=2)
+        elif sample is not None and not source.inputs:
+            sample = _fitted(_bind(payload.module, sample), declared)
+        signature = None if sample is None else find_signature(payload.module, sample, declared)
         return Model(self.format, payload, signature, source=source)
 
     def save(self, model: Model, folder: Path) -> Path:
-        """Write ``model.json`` (origin and edits) and ``weights.safetensors``."""
+        """Write ``model.json`` (origin and edits), ``weights.safetensors``, and what the origin is built from."""
         state = {
             name: tensor.detach().clone().contiguous()
             for name, tensor in model.payload.module.state_dict().items()
@@ -64,6 +67,8 @@ class TorchAdapter:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             save_file(state, str(folder / _WEIGHTS))
+            if model.source is not None:
+                origin.keep(model.source, folder)
         write_text(folder / _STRUCTURE, plain.dumps(structure))
         return folder
 
@@ -74,14 +79,14 @@ class TorchAdapter:
             if structure["origin"] is None:
                 raise ModelError(f"{path} does not say where its class comes from; give the model's source")
             source = plain.convert(structure["origin"], Source)
-        module = edits.replay(origin.build(source), structure["edits"])
+        module = edits.replay(origin.build(origin.kept(source, path)), structure["edits"])
         state = load_file(str(path / _WEIGHTS), device="cpu")
         module.load_state_dict(state, strict=True)
         return TorchPayload(module.eval(), tuple(structure["edits"]))
 
     def files(self, path: Path) -> list[Path]:
         """Return the structure and the weights."""
-        return [path / _STRUCTURE, path / _WEIGHTS]
+        return [path / _STRUCTURE, path / _WEIGHTS, *origin.kept_files(path)]
 
     def clone(self, model: Model) -> Model:
         """Copy the module."""
@@ -124,6 +129,12 @@ class TorchAdapter:
         return model
 
 
+def _fitted(sample: Batch, known: tuple[TensorSpec, ...]) -> Batch:
+    """Return data in the types that an origin is known to take; what is too long for it is refused."""
+    specs = {spec.name: spec for spec in known}
+    return {name: specs[name].fit(array) if name in specs else array for name, array in sample.items()}
+
+
 def find_signature(module: nn.Module, sample: Batch, declared: tuple[TensorSpec, ...] = ()) -> Signature:
     """Run a module on a sample and say what goes in and what comes out.
 
@@ -141,8 +152,8 @@ def find_signature(module: nn.Module, sample: Batch, declared: tuple[TensorSpec,
         known = {next(iter(sample)): declared[0]}
     inputs = []
     for name, array in sample.items():
-        spec = known.get(name, TensorSpec(name, str(array.dtype), (None, *array.shape[1:])))
-        inputs.append(TensorSpec(name, str(array.dtype), spec.shape, tuple(array.shape), spec.low, spec.high))
+        spec = known.get(name, TensorSpec(name, "", (None, *array.shape[1:])))
+        inputs.append(replace(spec, name=name, dtype=str(array.dtype), example=tuple(array.shape)))
     try:
         outputs = run(module, sample)
     except Exception as error:
@@ -150,27 +161,61 @@ def find_signature(module: nn.Module, sample: Batch, declared: tuple[TensorSpec,
         raise SignatureError(
             f"the model cannot be run on the inputs {shapes}: {type(error).__name__}: {in_one_line(error)}"
         ) from error
+    return Signature(tuple(inputs), _outputs(module, sample, inputs, outputs))
+
+
+def _outputs(
+    module: nn.Module, sample: Batch, inputs: Sequence[TensorSpec], outputs: Mapping[str, Array]
+) -> tuple[TensorSpec, ...]:
+    """Return what comes out: the axis of samples is the one that is 1 for the first sample alone.
+
+    Raises:
+        SignatureError: An output has no such axis.
+    """
     size = len(next(iter(sample.values())))
-    _check_axis(outputs, size)
-    _check_axis(_alone(module, sample), 1)  # two layers are not told from two samples
-    specs = [TensorSpec(name, str(array.dtype), (None, *array.shape[1:])) for name, array in outputs.items()]
-    return Signature(tuple(inputs), tuple(specs))
-
-
-def _check_axis(outputs: Mapping[str, Array], size: int) -> None:
+    alone = _try(module, {name: array[:1] for name, array in sample.items()})
+    shorter = _try(module, _shortened(sample, inputs))
+    specs = []
     for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != size:
+        axis = _sample_axis(array.shape, alone[name].shape if name in alone else (), size)
+        if axis is None:
+            shape, count = (alone[name].shape, 1) if name in alone and len(array) == size else (array.shape, size)
             raise SignatureError(
-                f"output {name!r} has shape {list(array.shape)} for {size} sample{'s' * (size > 1)}; "
-                f"axis 0 of every output must be the sample"
+                f"output {name!r} has shape {list(shape)} for {count} sample{'s' * (count > 1)}; "
+                f"an axis of every output must be the sample"
             )
+        free = [axis == at or (name in shorter and shorter[name].shape[at] != length)
+                for at, length in enumerate(array.shape)]  # fmt: skip
+        shape = tuple(None if is_free else length for is_free, length in zip(free, array.shape, strict=True))
+        specs.append(TensorSpec(name, str(array.dtype), shape, sample=axis))
+    return tuple(specs)
 
 
-def _alone(module: nn.Module, sample: Batch) -> dict[str, Array]:
-    """Run a module on the first sample alone; nothing comes of one that takes a fixed number."""
+def _sample_axis(shape: tuple[int, ...], alone: tuple[int, ...], size: int) -> int | None:
+    """Return the axis as long as there are samples that is 1 with one sample alone, and no other axis another."""
+    if not alone:
+        return 0 if shape and shape[0] == size else None
+    wanted = [axis for axis, length in enumerate(shape) if length == size]
+    return next((axis for axis in wanted if alone == (*shape[:axis], 1, *shape[axis + 1 :])), None)
+
+
+def _shortened(sample: Batch, inputs: Sequence[TensorSpec]) -> Batch:
+    """Return a sample one shorter along every free axis but the samples'; nothing where none is free."""
+    cut = {}
+    for spec in inputs:
+        free = [size is None and axis != spec.sample and sample[spec.name].shape[axis] > 1
+                for axis, size in enumerate(spec.shape)]  # fmt: skip
+        cut[spec.name] = tuple(slice(0, -1) if is_free else slice(None) for is_free in free)
+    if not any(part.stop for parts in cut.values() for part in parts):
+        return {}
+    return {name: array[cut[name]] for name, array in sample.items()}
+
+
+def _try(module: nn.Module, batch: Batch) -> dict[str, Array]:
+    """Run a module; nothing comes of one that does not take such a batch, or of no batch."""
     try:
-        return run(module, {name: array[:1] for name, array in sample.items()})
-    except Exception:  # noqa: BLE001 - from the user's own forward, which did well with more
+        return run(module, batch) if batch else {}
+    except Exception:  # noqa: BLE001 - from the user's own forward, which did well with another batch
         return {}
 
 
@@ -214,10 +259,12 @@ def _bind(module: nn.Module, batch: Batch) -> Batch:
     """Return a batch whose names are the parameters of ``module.forward``, in its order."""
     parameters = inspect.signature(module.forward).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if any(p.kind is p.VAR_KEYWORD for p in parameters) or all(name in names for name in batch):
-        return {name: batch[name] for name in dict.fromkeys([*names, *batch]) if name in batch}
+    if all(name in names for name in batch):
+        return {name: batch[name] for name in names if name in batch}
     if len(batch) == 1 and names:
         return {names[0]: next(iter(batch.values()))}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return {name: batch[name] for name in dict.fromkeys([*names, *batch]) if name in batch}
     raise SignatureError(
         f"the model's forward takes {', '.join(names)}; the inputs are named {', '.join(batch)}; "
         f"name them as forward does"

@@ -49,8 +49,7 @@ def layers(module: nn.Module, counted: Mapping[str, int] | None) -> list[Layer]:
     for name, part in module.named_modules():
         each = list(part.named_parameters(recurse=False)) + list(part.named_buffers(recurse=False))
         own = [(key, tensor) for key, tensor in each if _join(name, key) in firsts]
-        leaf = next(part.children(), None) is None
-        if not own and not (leaf and counted and counted.get(name)):
+        if not own and not (counted and _own_macs(name, counted)):
             continue
         prunable = not isinstance(part, _NOT_PRUNABLE)
         found.append(
@@ -85,10 +84,13 @@ def _in_the_open() -> Iterator[None]:
 
 
 def _own_macs(name: str, counted: Mapping[str, int]) -> int:
-    """MACs of a module that are not those of a submodule directly below it."""
-    below = [path for path in counted if path.startswith(f"{name}." if name else "") and path != name]
-    direct = [path for path in below if "." not in path.removeprefix(f"{name}." if name else "")]
-    return counted.get(name, 0) - sum(counted[path] for path in direct)
+    """MACs of a module that are not those of the nearest submodules that are called: a list of layers is not."""
+    if name not in counted:
+        return 0
+    start = f"{name}." if name else ""
+    below = [path for path in counted if path.startswith(start) and path != name]
+    nearest = (path for path in below if not any(path.startswith(f"{other}.") for other in below))
+    return counted[name] - sum(counted[path] for path in nearest)
 
 
 def _learned(tensor: Tensor) -> bool:

@@ -1,9 +1,11 @@
-"""A fresh module from where it came: a factory of a user's file, or a class in memory."""
+"""A fresh module from where it came: a factory of a user's file, a config of the hub, or a class in memory."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +13,8 @@ from torch import nn
 from whet import userfile
 from whet.errors import ModelError
 from whet.models.source import Origin, Source
-from whet.models.torch import checkpoint
+from whet.models.torch import checkpoint, hub
+from whet.types import TensorSpec
 
 
 def build(source: Source) -> nn.Module:
@@ -22,6 +25,8 @@ def build(source: Source) -> nn.Module:
     """
     if source.origin is Origin.MEMORY:
         return _from_memory(source).eval()
+    if source.origin is Origin.HUB:
+        return hub.build(source)
     module = userfile.call(Path(source.path), source.factory, ModelError)
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -33,11 +38,36 @@ def build(source: Source) -> nn.Module:
 
 def build_trained(source: Source) -> nn.Module:
     """Return the user's model as given: built, and filled from ``source.weights`` if there are any."""
+    if source.origin is Origin.HUB:
+        return hub.build_trained(source)
     module = build(source)
     if source.weights:
         path = Path(source.weights)
         checkpoint.fill(module, checkpoint.read(path, trust_pickle=source.trust_pickle), path)
     return module
+
+
+def keep(source: Source, folder: Path) -> None:
+    """Write beside a stored model what its origin is built from, where that is neither code nor in memory."""
+    if source.origin is Origin.HUB:
+        shutil.copyfile(Path(source.path) / hub.CONFIG, folder / hub.CONFIG)
+
+
+def kept(source: Source, folder: Path) -> Source:
+    """Return the source with its path led to what was kept beside a stored model, if anything was."""
+    return replace(source, path=str(folder)) if (folder / hub.CONFIG).is_file() else source
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """Return what ``keep`` wrote."""
+    return [path for path in (folder / hub.CONFIG,) if path.is_file()]
+
+
+def inputs(source: Source, module: nn.Module) -> tuple[TensorSpec, ...]:
+    """Return what goes in: as the user declared it, else as the origin tells; nothing where only data can."""
+    if source.inputs or source.origin is not Origin.HUB:
+        return source.inputs
+    return hub.inputs(source, module)
 
 
 def _from_memory(source: Source) -> nn.Module:
