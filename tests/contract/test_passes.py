@@ -17,7 +17,7 @@ from whet.models.source import source_of
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.base import PassContext
 from whet.passes.export.spec import ExportOnnx
-from whet.passes.graph.spec import CleanGraph, OptimizeGraph
+from whet.passes.graph.spec import CleanGraph, FuseTransformer, OptimizeGraph
 from whet.passes.prune.spec import MagnitudePrune
 from whet.passes.quantize.spec import DynamicInt8, Half, StaticInt8
 from whet.passes.registry import names, pass_class
@@ -115,6 +115,17 @@ class TestCleanGraph(OnnxPass):
 class TestCleanGraphBranches(TestCleanGraph):
     def make_model(self):
         return graphs.model(graphs.branches())
+
+
+class TestFuseTransformer(OnnxPass):
+    def make_pass(self):
+        return FuseTransformer()
+
+    def make_model(self):
+        return graphs.model(graphs.attention())
+
+    def make_context(self, folder):
+        return PassContext(folder)
 
 
 def suites(kind):

@@ -108,6 +108,73 @@ def _reset(kind):
     return {"linear_before_reset": 1} if kind == "GRU" else {}
 
 
+def attention(keys="turned", mask=True, heads=2):
+    """(N, S, 8) and, where ``mask``, (N, S) of ones and zeros to (N, 3): one attention, its keys turned some way.
+
+    ``turned`` is one Transpose, ``twice`` is two, ``flat`` turns (N * heads, S, size) as torch's exporter does.
+    """
+    split = [node("Transpose", "q3", "q4", perm=[0, 2, 1, 3]), node("Transpose", "v3", "v4", perm=[0, 2, 1, 3])]
+    first = [] if keys == "turned" else [node("Transpose", "k3", "k4", perm=[0, 2, 1, 3])]
+    turn = {
+        "turned": [node("Transpose", "k3", "kt", perm=[0, 2, 3, 1])],
+        "twice": [node("Transpose", "k4", "kt", perm=[0, 1, 3, 2])],
+        "flat": [
+            node("Reshape", "k4 rows", "kf"),
+            node("Transpose", "kf", "kr", perm=[0, 2, 1]),
+            node("Shape", "q4", "qs"),
+            node("Gather", "qs order", "ks"),
+            node("Reshape", "kr ks", "kt"),
+        ],
+    }[keys]
+    masked = [
+        node("Sub", "mask one", "less"),
+        node("Mul", "less much", "low"),
+        node("Unsqueeze", "low axes", "bias"),
+        node("Add", "scaled bias", "scores"),
+    ]
+    return proto(
+        [
+            *(item for name in "qkv" for item in _projected(name)),
+            *split,
+            *first,
+            *turn,
+            node("MatMul", "q4 kt", "product"),
+            node("Div", "product root", "scaled" if mask else "scores"),
+            *(masked if mask else []),
+            node("Softmax", "scores", "weights", axis=-1),
+            node("MatMul", "weights v4", "c4"),
+            node("Transpose", "c4", "c3", perm=[0, 2, 1, 3]),
+            node("Reshape", "c3 whole", "context"),
+            node("ReduceMean", "context middle", "mean", keepdims=0),
+            node("Gemm", "mean fc.weight", "y", transB=1),
+        ],
+        {"x": ("float32", ["N", "S", 8]), **({"mask": ("float32", ["N", "S"])} if mask else {})},
+        {"y": ("float32", ["N", 3])},
+        {
+            **{f"{name}.weight": floats(8, 8, seed=at) for at, name in enumerate("qkv", 1)},
+            **{f"{name}.bias": floats(8, seed=at) for at, name in enumerate("qkv", 4)},
+            "fc.weight": floats(3, 8, seed=7),
+            "heads": np.array([0, 0, heads, 8 // heads]),
+            "rows": np.array([-1, 5, 8 // heads]),
+            "order": np.array([0, 1, 3, 2]),
+            "whole": np.array([0, 0, 8]),
+            "middle": np.array([1]),
+            "axes": np.array([1, 2]),
+            "one": np.float32(1),
+            "much": np.float32(1e9),
+            "root": np.float32(np.sqrt(8 / heads)),
+        },
+    )
+
+
+def _projected(name):
+    return [
+        node("MatMul", f"x {name}.weight", f"{name}1"),
+        node("Add", f"{name}1 {name}.bias", f"{name}2"),
+        node("Reshape", f"{name}2 heads", f"{name}3"),
+    ]
+
+
 def two_ways():
     """(N, 4) and (N, 4) to their sum and to a product with a matrix."""
     return proto(

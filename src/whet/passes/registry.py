@@ -19,6 +19,7 @@ _PASSES = {
     "half": "whet.passes.quantize.spec:Half",
     "export-onnx": "whet.passes.export.spec:ExportOnnx",
     "optimize-graph": "whet.passes.graph.spec:OptimizeGraph",
+    "fuse-transformer": "whet.passes.graph.spec:FuseTransformer",
     "clean-graph": "whet.passes.graph.spec:CleanGraph",
 }
 

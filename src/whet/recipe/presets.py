@@ -20,9 +20,9 @@ _PRESETS: Mapping[str, tuple[str, Steps, Steps]] = {
     "graph-only": ("The float model, folded and cleaned: what a runtime alone gives.", [], []),
     "half": ("Weights in float16: half the bytes, no CPU time won.", [], [{"pass": "half"}]),
     "dynamic-int8": (
-        "INT8 weights, activations quantized as they come; no data needed.",
+        "INT8 weights, activations quantized as they come, attention fused; no data needed.",
         [],
-        [{"pass": "dynamic-int8"}],
+        [{"pass": "fuse-transformer", "allow_unchanged": True}, {"pass": "dynamic-int8"}],
     ),
     "static-int8": (
         "INT8 weights and activations, ranges calibrated by percentile.",

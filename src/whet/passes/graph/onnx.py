@@ -6,17 +6,23 @@ import itertools
 import string
 from collections.abc import Iterator
 
+import numpy as np
 import onnx
 import onnxslim
 from onnx import ModelProto
 
+from whet.data.data import Part
 from whet.errors import PassError, in_one_line
 from whet.models.model import Model
 from whet.models.onnx import initializers
+from whet.models.onnx.adapter import OnnxAdapter
 from whet.models.onnx.initializers import graphs
 from whet.passes.base import Outcome, PassContext
-from whet.passes.graph.spec import CleanGraph, OptimizeGraph
+from whet.passes.graph import onnx_attention
+from whet.passes.graph.spec import CleanGraph, FuseTransformer, OptimizeGraph
+from whet.types import Skipped
 
+_COMPARED = 4  # samples
 _EMPTY = ""  # the name of an optional input that is not given
 
 
@@ -59,6 +65,66 @@ def clean_graph(request: CleanGraph, model: Model, context: PassContext) -> Outc
         raise PassError(f"the graph cannot be cleaned: {type(error).__name__}: {in_one_line(error)}") from error
     changed = ("graph",) if proto.SerializeToString() != before.SerializeToString() else ()
     return Outcome(model.with_payload(proto), changed, (), notes)
+
+
+def fuse_transformer(request: FuseTransformer, model: Model, context: PassContext) -> Outcome:
+    """Fuse every attention that is found, and compare with the graph as it was."""
+    proto = _copy(model.payload)
+    for index, node in enumerate(proto.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    found, missed = onnx_attention.find(proto)
+    skipped = tuple(Skipped(name, f"no attention that can be fused: {reason}") for name, reason in missed.items())
+    if not found:
+        return Outcome(model, (), skipped or (Skipped("graph", "it has no Softmax, and so no attention"),))
+    onnx_attention.replace(proto, found)
+    fused = model.with_payload(proto)
+    try:
+        difference = _difference(model, fused, request.tolerance, context)
+    except _Differs as error:
+        return Outcome(model, (), (*skipped, *(Skipped(each.joined, str(error)) for each in found)))
+    notes = {
+        "attentions_fused": len(found),
+        "heads": sorted({each.heads for each in found}),
+        "nodes_before": len(model.payload.graph.node),
+        "nodes_after": len(proto.graph.node),
+        "max_rel_difference": difference,
+    }
+    return Outcome(fused, tuple(each.joined for each in found), skipped, notes)
+
+
+class _Differs(Exception):
+    """A changed graph is not what it was; the message says in what."""
+
+
+def _difference(before: Model, after: Model, tolerance: float, context: PassContext) -> float:
+    """Return the greatest difference of outputs, as a share of the greatest, for one sample and for some.
+
+    Raises:
+        _Differs: It exceeds the tolerance, or the graph cannot be run any more.
+    """
+    assert before.signature is not None
+    worst = 0.0
+    for count in (1, _COMPARED):
+        batch = before.signature.synthetic(count, context.seed)
+        if context.data is not None:
+            there = min(before.signature.batch or count, context.data.size(Part.CALIBRATE))
+            drawn = before.signature.bind(context.data.batch(Part.CALIBRATE, range(there)))
+            batch = {name: np.resize(array, (len(batch[name]), *array.shape[1:])) for name, array in drawn.items()}
+        wanted = OnnxAdapter().forward(before, batch)
+        try:
+            have = OnnxAdapter().forward(after, batch)
+        except Exception as error:  # onnxruntime raises its own kinds, without a common base
+            raise _Differs(f"fused, it cannot be run: {in_one_line(error)}") from error
+        for name, array in wanted.items():
+            scale = float(np.abs(array).max(initial=0.0)) or 1.0
+            share = float(np.abs(have[name] - array).max(initial=0.0)) / scale
+            if not share <= tolerance:
+                raise _Differs(
+                    f"with it fused, output {name!r} is off by {share:.2g} of its greatest value "
+                    f"(allowed: {tolerance:.2g})"
+                )
+            worst = max(worst, share)
+    return worst
 
 
 def _copy(proto: ModelProto) -> ModelProto:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from whet.passes.base import AllowUnchanged, Pass
 from whet.types import Format, TraitKind
@@ -43,3 +45,28 @@ class CleanGraph(Pass):
     extra: ClassVar[str] = "onnx"
 
     allow_unchanged: AllowUnchanged = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseTransformer(Pass):
+    """Make one node of each attention's products, mask, Softmax and transposes: ONNX Runtime's MultiHeadAttention.
+
+    Heads are read from the graph; numbers of samples and positions stay free. The products with the weights of
+    query, key and value stay as they are, so that they can be quantized after. ONNX Runtime fuses the rest of a
+    transformer as it opens the file (a sum with the LayerNorm after it, a bias with its GELU). An attention that is
+    not written as scaled products by heads is left alone and reported with the reason. Put it after optimize-graph;
+    the file then runs in ONNX Runtime alone. **A query that may look at no key gets the mean of the values**,
+    where torch gives zeros.
+
+    Source: Vaswani et al. 2017, "Attention is all you need".
+    """
+
+    name: ClassVar[str] = "fuse-transformer"
+    realised_by: ClassVar = {Format.ONNX: "whet.passes.graph.onnx:fuse_transformer"}
+    extra: ClassVar[str] = "onnx"
+    refuses: ClassVar = {TraitKind.PACKED: _PACKED}
+
+    tolerance: Annotated[
+        float,
+        Meta(gt=0, description="Greatest difference from the unfused graph, as a share of the greatest output."),
+    ] = 1e-4
