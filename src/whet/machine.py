@@ -53,6 +53,8 @@ CAPABILITIES: Mapping[str, frozenset[str]] = {
     # Products of unsigned by signed bytes are summed in 32 bits. Without it, AVX2's VPMADDUBSW sums pairs in
     # 16 bits and saturates, so that full-range INT8 weights give wrong results.
     "exact-u8s8": frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimd"}),
+    # Products of bfloat16 without a conversion of every operand.
+    "bfloat16": frozenset({"avx512_bf16", "amx_bf16", "bf16"}),
 }
 
 

@@ -89,6 +89,11 @@ class TestHalfTorchRecurrent(TestHalfTorch):
         return graphs.opened("lstm")
 
 
+class TestBfloat16Torch(TestHalfTorchRecurrent):
+    def make_pass(self):
+        return Half(kind="bfloat16")
+
+
 class TestExport(TorchPass):
     def make_pass(self):
         return ExportOnnx()

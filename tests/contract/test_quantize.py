@@ -19,7 +19,8 @@ from whet.models.signature import parse_input
 from whet.models.source import source_of
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.quantize.spec import DynamicInt8, Half, StaticInt8
-from whet.types import Range, TraitKind
+from whet.recipe.recipe import Recipe
+from whet.types import Format, Range, TraitKind
 
 
 def machine(*flags):
@@ -603,3 +604,42 @@ def test_a_module_that_mixes_in_float32_numbers_of_its_own_cannot_be_half():
     ) as caught:
         graphs.apply(Half(), TorchAdapter().open(source, None))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("factory", ["tiny", "lstm"])
+def test_bfloat16_holds_torchs_own_roundings_and_takes_and_gives_float32(factory):
+    model = graphs.opened(factory)
+    outcome = graphs.apply(Half(kind="bfloat16"), model)
+    before, after = (dict(each.payload.module.named_parameters()) for each in (model, outcome.model))
+    assert set(outcome.changed) == set(after)
+    for name, value in after.items():
+        assert value.dtype == torch.bfloat16
+        assert torch.equal(value, before[name].bfloat16())
+    assert outcome.notes["weights"] == "bfloat16"
+    batch = model.signature.synthetic(16)
+    for name, want in graphs.forward(model, batch).items():
+        have = graphs.forward(outcome.model, batch)[name]
+        assert have.dtype == np.float32
+        assert 25 < sqnr(want, have) < 70
+
+
+def test_bfloat16_holds_what_float16_cannot():
+    model = graphs.opened("root_linear")
+    with torch.no_grad():
+        model.payload.module.weight[0, 0] = 2.0**20
+    outcome = graphs.apply(Half(kind="bfloat16"), model)
+    assert outcome.model.payload.module.weight[0, 0].item() == 2.0**20
+    assert [value for name, value in outcome.notes.items() if name.startswith("values_clipped")] == [0]
+
+
+@pytest.mark.parametrize(("flag", "multiplied"), [("avx512_vnni", False), ("amx_bf16", True)])
+def test_bfloat16_says_whether_this_processor_multiplies_it(flag, multiplied):
+    outcome = graphs.apply(Half(kind="bfloat16"), graphs.opened("root_linear"), machine=machine(flag))
+    assert outcome.notes["multiplied_by_this_processor"] is multiplied
+
+
+def test_bfloat16_is_refused_in_onnx_with_the_reason():
+    with pytest.raises(RecipeError, match=r"runs on torch: ONNX Runtime has no bfloat16 kernels on a CPU; take"):
+        graphs.apply(Half(kind="bfloat16"), graphs.model(graphs.conv_net()))
+    with pytest.raises(RecipeError, match="step 2: half with kind = 'bfloat16' does not run on an onnx model"):
+        Recipe.of("a", [{"pass": "export-onnx"}, {"pass": "half", "kind": "bfloat16"}]).check(Format.TORCH)

@@ -58,6 +58,10 @@ _TORCH: Mapping[str, tuple[str, Steps]] = {
         [{"pass": "dynamic-int8"}],
     ),
     "torch-half": ("Weights in float16, in torch itself: slower on a CPU.", [{"pass": "half"}]),
+    "torch-bfloat16": (
+        "Weights and arithmetic in bfloat16, in torch itself: for processors with AMX or AVX512-BF16.",
+        [{"pass": "half", "kind": "bfloat16"}],
+    ),
     "torch-prune": (
         "40 % of the weights zeroed by magnitude, without recovery, in torch itself.",
         [{"pass": "magnitude-prune", "sparsity": 0.4}],

@@ -103,7 +103,13 @@ def test_a_resolved_recipe_reads_back_as_itself_with_every_setting_spelled_out(l
 
 def changed(step: Pass, name: str):
     """Another value of a setting, of its own type."""
-    choices = {"calibration": "entropy", "activations": "int8", "reduce_range": "on", "scope": "global"}
+    choices = {
+        "calibration": "entropy",
+        "activations": "int8",
+        "reduce_range": "on",
+        "scope": "global",
+        "kind": "bfloat16",
+    }
     value = getattr(step, name)
     if isinstance(value, str):
         return choices[name]

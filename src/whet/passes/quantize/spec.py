@@ -114,10 +114,16 @@ class StaticInt8(Pass):
 
 @dataclass(frozen=True, kw_only=True)
 class Half(Pass):
-    """Hold weights in float16: half the bytes. Inputs and outputs stay float32.
+    """Hold weights in 16 bits instead of 32: half the bytes. Inputs and outputs stay float32.
 
-    **No faster on a CPU**: x86 kernels compute in float32 and convert (ONNX Runtime does so once, when it opens the
-    file; torch at every call, and more slowly). Faster on a GPU.
+    ``float16`` keeps 11 significant bits up to 65,504. **It is no faster on a CPU**: x86 kernels compute in float32
+    and convert (ONNX Runtime once, when it opens the file; torch at every call, and more slowly). Faster on a GPU.
+
+    ``bfloat16`` keeps 8 significant bits over the range of float32, in torch alone: weights and arithmetic. It pays
+    on processors that multiply it (AMX, AVX512-BF16, ARM's bf16) and is **slower than float32 elsewhere**, where
+    every product converts.
+
+    Source: Micikevicius et al. 2018, "Mixed precision training"; Kalamkar et al. 2019, "A study of BFLOAT16".
     """
 
     name: ClassVar[str] = "half"
@@ -128,3 +134,17 @@ class Half(Pass):
     establishes: ClassVar = frozenset({TraitKind.HALF})
     erases: ClassVar = frozenset({TraitKind.PACKED})
     refuses: ClassVar = _ALREADY
+
+    kind: Annotated[
+        Literal["float16", "bfloat16"],
+        Meta(description="float16 is finer, bfloat16 has the range of float32 (torch only)."),
+    ] = "float16"
+
+    def check(self, source: Format) -> None:
+        """Explain why bfloat16 stays in torch."""
+        if source is Format.ONNX and self.kind == "bfloat16":
+            raise RecipeError(
+                "half with kind = 'bfloat16' does not run on an onnx model, it runs on torch: ONNX Runtime has no "
+                "bfloat16 kernels on a CPU; take kind = 'float16', or leave export-onnx out"
+            )
+        super().check(source)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from whet.errors import PassError, in_one_line
 from whet.models.model import Model
@@ -14,7 +17,6 @@ from whet.passes.quantize.spec import DynamicInt8, Half
 from whet.types import Skipped, Trait, TraitKind
 
 _QUANTIZED = (nn.Linear, nn.LSTM, nn.GRU)
-_GREATEST = torch.finfo(torch.float16).max
 _WHY_NOT = {
     "Conv1d": "torch has no dynamic INT8 convolution",
     "Conv2d": "torch has no dynamic INT8 convolution",
@@ -27,6 +29,11 @@ _WHY_NOT = {
 def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Outcome:
     """Replace Linear, LSTM and GRU layers, the root module included."""
     module: nn.Module = model.payload.module
+    if isinstance(module, GraphModule):
+        raise PassError(
+            "an exported program (.pt2) is a graph of operators and has no layers that could be replaced; "
+            "put export-onnx before this step, or give the module it was exported from"
+        )
     chosen: list[str] = []
     skipped: list[Skipped] = []
     for name, layer in module.named_modules():
@@ -45,29 +52,33 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
 
 def half(request: Half, model: Model, context: PassContext) -> Outcome:
     """Cast every floating parameter and buffer."""
+    dtype = getattr(torch, request.kind)
     floats = {
         name: value.detach()
         for name, value in model.payload.module.named_parameters()
-        if value.is_floating_point() and value.dtype != torch.float16
+        if value.is_floating_point() and value.dtype != dtype
     }
     if not floats:
         return Outcome(model, ())
-    clipped = sum(int((value.isfinite() & (value.abs() > _GREATEST)).sum()) for value in floats.values())
-    changed = _replay(model, edits.cast_edit("float16")).with_traits(Trait(TraitKind.HALF, 16))
-    _try(changed, context.seed)
-    notes = {"weights": "float16", "values_clipped_to_65504": clipped}
+    most = torch.finfo(dtype).max
+    clipped = sum(int((value.isfinite() & (value.abs() > most)).sum()) for value in floats.values())
+    changed = _replay(model, edits.cast_edit(request.kind)).with_traits(Trait(TraitKind.HALF, 16))
+    _try(changed, request.kind, context.seed)
+    notes: dict[str, Any] = {"weights": request.kind, f"values_clipped_to_{most:.5g}": clipped}
+    if request.kind == "bfloat16":
+        notes["multiplied_by_this_processor"] = context.machine.can("bfloat16")
     return Outcome(changed, tuple(floats), (), notes)
 
 
-def _try(model: Model, seed: int) -> None:
-    """Run a model in float16 once: its forward may make float32 tensors of its own."""
+def _try(model: Model, kind: str, seed: int) -> None:
+    """Run a model in 16 bits once: its forward may make float32 tensors of its own."""
     if model.signature is None:
         return
     try:
         run(model.payload.module, model.signature.synthetic(2, seed))
     except Exception as error:  # from the user's own forward
         raise PassError(
-            f"the model cannot be run in float16 ({in_one_line(error)}); have its forward make tensors of its "
+            f"the model cannot be run in {kind} ({in_one_line(error)}); have its forward make tensors of its "
             f"weights' type, or export it and use half in ONNX"
         ) from error
 
