@@ -59,7 +59,8 @@ def test_a_regressor_is_judged_by_the_relative_growth_of_its_error(rows_run):
     result = outcome.result("dynamic-int8")
     compared = result.comparison
     assert (compared.bounded, compared.lost, compared.won) == (False, None, None)
-    assert compared.interval.method == "paired bootstrap"
+    assert compared.interval.method == "gamma limits, paired"
+    assert [change.metric for change in compared.changes] == ["rmse", "mae"]
     assert "rmse is worse by at most 0.3 of itself" in result.verdicts[0].claim
     assert {verdict.answer for verdict in result.verdicts} == {"PASS"}
     assert result.quality.confusion is None

@@ -17,6 +17,7 @@ from whet.progress import Event
 
 if TYPE_CHECKING:
     from whet.measure.measurement import Measurement
+    from whet.measure.quality import Comparison
     from whet.measure.verdict import Verdict
     from whet.profile.profile import Profile
     from whet.search.outcome import Outcome
@@ -244,16 +245,30 @@ def _quality_table(console: Console, standings: Sequence[Standing]) -> None:
             name, *(_number(item.quality.scores.get(name) if item.quality else None, 4) for item in judged)
         )
     console.print(table)
-    for item in judged:
-        compared = item.comparison
-        if compared is not None:
-            low, high = compared.interval.low, compared.interval.high
-            told = ", ".join(f"{key} {_number(value, 4)}" for key, value in compared.fidelity.items())
-            console.print(
-                f"{item.name}: {compared.metric} worse by {compared.drop:.4f} "
-                f"({compared.interval.confidence:.1%} limits {low:.4f} to {high:.4f}); {told}",
-                soft_wrap=True, highlight=False,
-            )  # fmt: skip
+    _changes_table(console, [(item.name, item.comparison) for item in judged if item.comparison is not None])
+
+
+def _changes_table(console: Console, compared: Sequence[tuple[str, Comparison]]) -> None:
+    """Print what each model lost of each metric, with its limits, and how near it comes to the first."""
+    if not compared:
+        return
+    confidence = compared[0][1].interval.confidence
+    table = Table(title=f"worse by, {confidence:.1%} limits of each metric alone", title_justify="left")
+    table.add_column("metric")
+    for name, _ in compared:
+        table.add_column(name, justify="right")
+    for changes in zip(*(each.changes for _, each in compared), strict=True):
+        limits = [(change.drop, change.interval.low, change.interval.high) for change in changes]
+        kind = "" if changes[0].bounded else ", share of itself"
+        told = [f"{drop:+.4f} ({_limit(low, -1)} to {_limit(high, 1)})" for drop, low, high in limits]
+        table.add_row(changes[0].metric + kind, *told)
+    for key in compared[0][1].fidelity:
+        table.add_row(key, *(_number(each.fidelity.get(key), 4) for _, each in compared))
+    console.print(table)
+
+
+def _limit(value: float | None, sign: int) -> str:
+    return f"{sign * float('inf') if value is None else value:.4f}"
 
 
 def _ran(item: Standing) -> str:

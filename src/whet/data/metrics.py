@@ -42,10 +42,26 @@ def classification(outputs: Array, labels: Array, *, logits: bool) -> dict[str, 
         "precision": float(precision.mean()),
         "sensitivity": float(recall.mean()),
         "f1": float(f1.mean()),
-        "g_mean": float(np.exp(np.log(np.maximum(recall, 1e-300)).mean())) if recall.all() else 0.0,
+        "g_mean": g_mean(recall),
         "auc": _auc(shares, labels),
         "worst_class": float(recall.min()),
     }
+
+
+def sensitivities(right: Array, labels: Array) -> Array:
+    """Return the share of right samples of each class that has samples, in the classes' order.
+
+    Args:
+        right: (N,) bool.
+        labels: (N,) class numbers.
+    """
+    _, place, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    return np.asarray(np.bincount(place, right) / sizes)
+
+
+def g_mean(shares: Array) -> float:
+    """Return the geometric mean of the classes' sensitivities (K,); 0 if any is."""
+    return float(np.exp(np.log(np.maximum(shares, 1e-300)).mean())) if shares.all() else 0.0
 
 
 def confusion(outputs: Array, labels: Array, *, logits: bool, classes: int) -> Array:
@@ -68,6 +84,43 @@ def regression(outputs: Array, labels: Array) -> dict[str, float]:
         "rmse": float(np.sqrt(mse)),
         "r2": float(r2_score(wanted.ravel(), values.ravel())) if wanted.size > 1 else float("nan"),
     }
+
+
+def similarity(outputs: Array, scores: Array) -> dict[str, float]:
+    """Return how well the likeness of pairs follows the scores that people gave them.
+
+    Likeness is the cosine of the two sides. Spearman: the correlation of the ranks, equal values sharing their mean
+    rank; Pearson: of the values. A likeness that is the same for every pair tells nothing: 0.
+
+    Args:
+        outputs: (N, 2, ...), the model's outputs for both sides of each pair.
+        scores: (N,) or (N, 1).
+    """
+    likeness, wanted = likenesses(outputs), scores.reshape(len(scores)).astype(np.float64)
+    return {
+        "spearman": correlation(ranks(likeness), ranks(wanted)),
+        "pearson": correlation(likeness, wanted),
+    }
+
+
+def likenesses(outputs: Array) -> Array:
+    """Return the cosine of the two sides of each pair (N, 2, ...)."""
+    sides = outputs.reshape(len(outputs), 2, -1).astype(np.float64)
+    return _cosines(sides[:, 0], sides[:, 1])
+
+
+def ranks(values: Array) -> Array:
+    """Return the rank of each of (N,) values from 1, equal ones sharing their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((counts.cumsum() - (counts - 1) / 2)[place])
+
+
+def correlation(a: Array, b: Array) -> float:
+    """Return Pearson's correlation of two (N,); 0 where either is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
+    return float((a @ b) / np.sqrt((a @ a) * (b @ b)))
 
 
 def fidelity(outputs: Array, original: Array, *, classes: bool, logits: bool = True) -> dict[str, float]:

@@ -6,40 +6,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from whet import userfile
 from whet.data import metrics
-from whet.errors import DataError, did_you_mean
+from whet.data.goal import METRICS, Metric, known, named
+from whet.errors import DataError
 
 if TYPE_CHECKING:
     from whet.types import Array
 
-NAMES = ("classification", "regression", "fidelity")
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """The number a verdict on quality is about.
-
-    Attributes:
-        name: As it stands in tables.
-        goal: Whether more or less of it is better.
-        bounded: A bounded metric loses points (0.01 is one point of accuracy), an unbounded one a share of itself.
-    """
-
-    name: str
-    goal: Literal["max", "min"] = "max"
-    bounded: bool = True
-
-    def drop(self, baseline: float, value: float) -> float:
-        """Return what was lost against the baseline; negative where it was won."""
-        lost = baseline - value if self.goal == "max" else value - baseline
-        if self.bounded:
-            return lost
-        return lost / abs(baseline) if baseline else (0.0 if lost == 0 else math.copysign(math.inf, lost))
+NAMES = tuple(METRICS)
 
 
 class Task(Protocol):
@@ -81,7 +60,11 @@ class Classification:
     classes: int
     logits: bool = True
     name: str = "classification"
-    metric: Metric = Metric("accuracy")
+    metric: Metric = METRICS["classification"][0]
+
+    def __post_init__(self) -> None:
+        """Refuse a metric whose loss cannot be bounded."""
+        known("classification", self.metric.name)
 
     def check(self, outputs: Array, truth: Array | None) -> None:
         """Refuse labels outside the outputs, and a split of one class only."""
@@ -102,22 +85,34 @@ class Classification:
         return metrics.classification(outputs, truth, logits=self.logits)
 
     def value(self, outputs: Array, truth: Array) -> float:
-        """Return the accuracy."""
-        return float(self.hits(outputs, truth).mean())
+        """Return the accuracy, or the metric that was chosen."""
+        right = self.right(outputs, truth)
+        if self.metric.name == "accuracy":
+            return float(right.mean())
+        shares = metrics.sensitivities(right, truth)
+        return metrics.g_mean(shares) if self.metric.name == "g_mean" else float(shares.mean())
 
-    def hits(self, outputs: Array, truth: Array) -> Array:
+    def right(self, outputs: Array, truth: Array) -> Array:
         """Tell which samples are right."""
         return np.asarray(metrics.decide(outputs, logits=self.logits) == truth)
+
+    def hits(self, outputs: Array, truth: Array) -> Array | None:
+        """Tell which samples are right, if the metric is the accuracy."""
+        return self.right(outputs, truth) if self.metric.name == "accuracy" else None
 
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """Numbers a sample, (N, ...) as the labels. A drop is the relative growth of the RMSE."""
+    """Numbers a sample, (N, ...) as the labels. A drop is the relative growth of the RMSE (or MAE)."""
 
     classes: int = 0
     logits: bool = False
     name: str = "regression"
-    metric: Metric = Metric("rmse", goal="min", bounded=False)
+    metric: Metric = METRICS["regression"][0]
+
+    def __post_init__(self) -> None:
+        """Refuse a metric whose growth cannot be bounded."""
+        known("regression", self.metric.name)
 
     def check(self, outputs: Array, truth: Array | None) -> None:
         """Refuse labels of another shape, or not finite."""
@@ -137,12 +132,56 @@ class Regression:
         return metrics.regression(outputs, truth)
 
     def value(self, outputs: Array, truth: Array) -> float:
-        """Return the RMSE."""
+        """Return the RMSE, or the MAE."""
         error = outputs.reshape(len(outputs), -1).astype(np.float64) - truth.reshape(len(truth), -1)
-        return float(np.sqrt((error**2).mean()))
+        return float(np.abs(error).mean() if self.metric.name == "mae" else np.sqrt((error**2).mean()))
 
     def hits(self, outputs: Array, truth: Array) -> None:
         """Return None: no sample is right or wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """Pairs, each with a score that the cosine of the outputs for both sides, (N, 2, ...), should follow."""
+
+    classes: int = 0
+    logits: bool = False
+    name: str = "similarity"
+    metric: Metric = METRICS["similarity"][0]
+
+    def __post_init__(self) -> None:
+        """Refuse a metric whose loss cannot be bounded."""
+        known("similarity", self.metric.name)
+
+    def check(self, outputs: Array, truth: Array | None) -> None:
+        """Refuse outputs that are no pairs, and scores that rank nothing."""
+        _check_outputs(outputs, truth)
+        if outputs.ndim < 3 or outputs.shape[1] != 2:
+            raise DataError(
+                f"similarity judges pairs, whose outputs are (N, 2, D), these are {list(outputs.shape)}; "
+                f"give data with two inputs a sample, or another --task"
+            )
+        if truth is None:
+            return
+        if truth.size != len(truth):
+            raise DataError(
+                f"similarity takes one score a pair, these are {list(truth.shape[1:])}; give one number"
+            )
+        if not np.isfinite(truth).all():
+            raise DataError("the scores have NaN or infinite values; leave those pairs out")
+        if np.ptp(truth) == 0:
+            raise DataError(f"every score is {truth.flat[0]:g}, so there is no order to follow; add other pairs")
+
+    def scores(self, outputs: Array, truth: Array) -> dict[str, float]:
+        """Return both correlations."""
+        return metrics.similarity(outputs, truth)
+
+    def value(self, outputs: Array, truth: Array) -> float:
+        """Return the task's one metric."""
+        return self.scores(outputs, truth)[self.metric.name]
+
+    def hits(self, outputs: Array, truth: Array) -> None:
+        """Return None: no pair is right or wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +271,7 @@ def resolve_task(given: Any, outputs: Array, labels: Array | None) -> Task:
     """Find the task: as given, else from the labels.
 
     Args:
-        given: A name, a callable, ``file.py:metric``, a Task, or None.
+        given: A name, perhaps with a metric (``regression:mae``), a callable, ``file.py:metric``, a Task, or None.
         outputs: The original's on some samples (N, ...): they tell logits from probabilities, and the classes.
         labels: Of these samples, or None.
 
@@ -248,21 +287,24 @@ def resolve_task(given: Any, outputs: Array, labels: Array | None) -> Task:
         return Custom(userfile.find(*parts, DataError))
     if given is not None and not isinstance(given, str):
         return _own(given)
-    if given is not None and given not in NAMES:
-        raise DataError(f"unknown task {given!r}{did_you_mean(given, NAMES)} or file.py:metric")
+    asked, metric = named(given) if given is not None else (None, None)
     if labels is not None and labels.dtype.kind not in "biuf":
         raise DataError(f"the labels are {labels.dtype}, not numbers; number the classes from 0")
-    name = given or _guess(labels, width)
+    name = asked or _guess(labels, width)
+    if labels is None and metric:
+        raise DataError(f"the task {given} needs labels, the data has none; give labels, or --task {asked}")
     if name == "classification" and labels is not None:
         if not classes:
             raise DataError(
                 f"a classifier's outputs are (N, classes), these are {list(outputs.shape)}; "
                 f"give a metric of your own with --task file.py:metric"
             )
-        return Classification(classes, logits)
+        return Classification(classes, logits, metric=metric or METRICS[name][0])
     if name == "regression" and labels is not None:
-        return Regression()
-    several = given == "classification" or (given != "regression" and width > 1)
+        return Regression(metric=metric or METRICS[name][0])
+    if name == "similarity" and labels is not None:
+        return Similarity(metric=metric or METRICS[name][0])
+    several = asked == "classification" or (asked in (None, "fidelity") and width > 1)
     return Fidelity(classes if several else 0, logits)
 
 

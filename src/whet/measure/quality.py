@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from whet.data import metrics
-from whet.data.tasks import Task
-from whet.errors import DataError, PassError
+from whet.data.tasks import Classification, Similarity, Task
+from whet.errors import PassError
 from whet.measure import statistics
+from whet.measure.changes import GAMMA, Change, changes, class_tables, unexplained_limits
+from whet.measure.correlation import influences
 from whet.measure.measurement import Interval
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Comparison:
         fidelity: Agreement, SQNR and others, against the original's outputs.
         fidelity_interval: Of the fidelity that candidates are rejected by: agreement or the explained share.
         classes: Change by class, for classifiers with labels.
+        changes: Every metric whose loss can be bounded, the task's one first; their limits do not hold all at once.
     """
 
     metric: str
@@ -85,6 +87,7 @@ class Comparison:
     fidelity: Mapping[str, float | None]
     fidelity_interval: Interval | None
     classes: tuple[ClassChange, ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 def assess(task: Task, outputs: Array, truth: Array) -> Quality:
@@ -103,11 +106,13 @@ def assess(task: Task, outputs: Array, truth: Array) -> Quality:
 
 
 def _error(task: Task, outputs: Array, truth: Array) -> float:
-    """Return the standard error of the task's metric: binomial, or by the bootstrap."""
+    """Return the standard error of the task's metric: binomial, by influences, or by the bootstrap."""
     hits = task.hits(outputs, truth)
     if hits is not None:
         share = float(hits.mean())
         return float(np.sqrt(share * (1 - share) / len(hits)))
+    if isinstance(task, Similarity):
+        return float(influences(outputs, truth, task.metric.name).std() / np.sqrt(len(truth)))
     low, high = statistics.bootstrap(
         lambda numbers: task.value(outputs[numbers], truth[numbers]), len(outputs), 0.84134, resamples=200
     )
@@ -143,99 +148,48 @@ def compare(
             f"leave the layers that overflow alone (exclude), or choose another pass"
         )
     confidence = statistics.family_confidence(confidence, family)
-    before, after = task.value(original, truth), task.value(outputs, truth)
-    drop = task.metric.drop(before, after)
-    if not math.isfinite(drop):
-        raise DataError(
-            f"the original's {task.metric.name} is 0 on these {len(outputs)} samples, so no growth of it can be "
-            f"told; give labels that the model did not make, or --task fidelity"
-        )
-    right, still = task.hits(original, truth), task.hits(outputs, truth)
-    lost = won = None
-    if right is not None and still is not None:
-        lost, won = int((right & ~still).sum()), int((~right & still).sum())
-        limits = statistics.paired_difference(lost, won, len(outputs), confidence)
-        interval = Interval(*limits, confidence, "Tango score, paired", one_sided=True)
-    else:
-        limits = statistics.bootstrap(_drop_of(task, original, outputs, truth), len(outputs), confidence)
-        interval = Interval(*limits, confidence, "paired bootstrap", one_sided=True)
+    found = changes(task, original, outputs, truth, confidence)
+    verdict, (lost, won) = found[0], _lost_and_won(task, original, outputs, truth)
     fidelity = metrics.fidelity(outputs, original, classes=task.classes > 0, logits=task.logits)
     return Comparison(
-        task.metric.name, task.metric.bounded, before, after, drop, interval, len(outputs), lost, won, fidelity,
-        _fidelity_interval(task, original, outputs, confidence),
-        _class_changes(task, right, still, truth, confidence),
+        verdict.metric, verdict.bounded, verdict.before, verdict.after, verdict.drop, verdict.interval,
+        len(outputs), lost, won, fidelity, _fidelity_interval(task, original, outputs, confidence),
+        _class_changes(task, original, outputs, truth, confidence), found,
     )  # fmt: skip
 
 
-def _drop_of(task: Task, original: Array, outputs: Array, truth: Array) -> Callable[[Array], float]:
-    """Return the drop as a function of sample numbers."""
-    if task.name == "regression":
-        return _rmse_growth(original, outputs, truth)
-    if task.name == "fidelity" and not task.classes:
-        return _unexplained(original, outputs)
-
-    def drop(numbers: Array) -> float:
-        before, after = task.value(original[numbers], truth[numbers]), task.value(outputs[numbers], truth[numbers])
-        return task.metric.drop(before, after)
-
-    return drop
-
-
-def _rmse_growth(original: Array, outputs: Array, truth: Array) -> Callable[[Array], float]:
-    """Return the relative growth of the RMSE as a function of sample numbers; squared errors are kept by sample."""
-    wanted = truth.reshape(len(truth), -1).astype(np.float64)
-    before = ((original.reshape(len(truth), -1) - wanted) ** 2).mean(axis=1)
-    after = ((outputs.reshape(len(truth), -1) - wanted) ** 2).mean(axis=1)
-
-    def growth(numbers: Array) -> float:
-        was, now = float(before[numbers].mean()), float(after[numbers].mean())
-        if was == 0:
-            return 0.0 if now == 0 else math.inf
-        return math.sqrt(now / was) - 1
-
-    return growth
+def _lost_and_won(task: Task, original: Array, outputs: Array, truth: Array) -> tuple[int | None, int | None]:
+    """Count the pairs that disagree, where the metric is the share of right samples."""
+    right, still = task.hits(original, truth), task.hits(outputs, truth)
+    if right is None or still is None:
+        return None, None
+    return int((right & ~still).sum()), int((~right & still).sum())
 
 
 def _fidelity_interval(task: Task, original: Array, outputs: Array, confidence: float) -> Interval | None:
-    """Bound the agreement (Wilson), or the explained share (bootstrap)."""
+    """Bound the agreement (Wilson), or the explained share."""
     if task.classes:
         same = metrics.decide(outputs, logits=task.logits) == metrics.decide(original, logits=task.logits)
         limits = statistics.proportion(int(same.sum()), len(same), confidence)
         return Interval(*limits, confidence, "Wilson", one_sided=True)
     if (original == original[:1]).all():
         return None  # no variance, of which a share could be explained
-    low, high = statistics.bootstrap(_unexplained(original, outputs), len(outputs), confidence)
-    return Interval(1 - high, 1 - low, confidence, "paired bootstrap", one_sided=True)
-
-
-def _unexplained(original: Array, outputs: Array) -> Callable[[Array], float]:
-    """Return the unexplained share of the original's variance as a function of sample numbers, kept by sample."""
-    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (original, outputs))
-    noise, spread = ((a - b) ** 2).sum(axis=1), ((a - a.mean(axis=0)) ** 2).sum(axis=1)
-
-    def share(numbers: Array) -> float:
-        lost, of = float(noise[numbers].sum()), float(spread[numbers].sum())
-        return lost / of if of > 0 else float(lost > 0)  # as metrics.fidelity has it
-
-    return share
+    low, high = unexplained_limits(original, outputs, confidence)
+    return Interval(1 - high, 1 - low, confidence, GAMMA, one_sided=True)
 
 
 def _class_changes(
-    task: Task, right: Array | None, still: Array | None, truth: Array, confidence: float
+    task: Task, original: Array, outputs: Array, truth: Array, confidence: float
 ) -> tuple[ClassChange, ...]:
     """Bound what each class lost, so that all bounds hold at once."""
-    if task.name != "classification" or right is None or still is None:
+    if not isinstance(task, Classification):
         return ()
-    labels = np.unique(truth)
+    labels, tables = class_tables(task.right(original, truth), task.right(outputs, truth), truth)
     each = statistics.family_confidence(confidence, len(labels))
-    changes = []
-    for label in labels:
-        members = truth == label
-        was, now, count = right[members], still[members], int(members.sum())
-        lost, won = int((was & ~now).sum()), int((~was & now).sum())
-        interval = Interval(
-            *statistics.paired_difference(lost, won, count, each), each, "Tango score, paired", True
-        )
-        before, after = float(was.mean()), float(now.mean())
-        changes.append(ClassChange(int(label), count, before, after, before - after, interval, lost, won))
-    return tuple(changes)
+    found = []
+    for label, (both, lost, won, neither) in zip(labels.tolist(), tables.tolist(), strict=True):
+        count = both + lost + won + neither
+        interval = Interval(*statistics.paired_difference(lost, won, count, each), each, GAMMA, one_sided=True)
+        before, after = (both + lost) / count, (both + won) / count
+        found.append(ClassChange(label, count, before, after, before - after, interval, lost, won))
+    return tuple(found)

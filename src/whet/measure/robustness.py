@@ -11,6 +11,7 @@ import numpy as np
 
 from whet.data.tasks import Task
 from whet.measure import statistics
+from whet.measure.changes import GAMMA
 from whet.measure.corruptions import Corruption
 from whet.measure.measurement import Interval
 
@@ -149,7 +150,7 @@ def excess(
         was, now, still, later = (np.asarray(hits, dtype=np.int64) for hits in right)
         extra = (still - later) - (was - now)  # (N,) -2..2
         limits = mean_limits(extra, confidence)
-        return float(extra.mean()), Interval(*limits, confidence, "Tango score, paired", one_sided=True)
+        return float(extra.mean()), Interval(*limits, confidence, GAMMA, one_sided=True)
 
     def gap(numbers: Array) -> float:
         drops = [
@@ -169,7 +170,7 @@ def excess(
 def mean_limits(values: Array, confidence: float) -> tuple[float, float]:
     """Return lower and upper limits of the mean of (N,) small whole numbers of either sign.
 
-    Of -1, 0 and 1 these are Tango's limits of a paired difference. Greater ones are scaled so that the numbers of
+    Of -1, 0 and 1 these are the limits of a paired difference. Greater ones are scaled so that the numbers of
     pairs lost and won have the mean and the second moment that the values have.
     """
     size, squares = float(np.abs(values).sum()), float((values**2).sum())

@@ -4,23 +4,64 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import bdtr, ndtri
+from scipy.special import bdtr, gammaincinv, ndtr, ndtri, stdtrit
 
 if TYPE_CHECKING:
     from whet.types import Array
 
 RESAMPLES = 2000
 _MOST = 10**9  # samples beyond which a question counts as undecidable
+_DRAWN = 400_000  # numbers drawn for a limit, if that makes 1,000 draws at least
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Amounts that samples lost (or won), of which more may come.
+
+    Attributes:
+        total: Their sum.
+        squares: The sum of their squares.
+        next: What one more sample may lose: the largest amount that is known of.
+    """
+
+    total: float
+    squares: float
+    next: float
+
+
+def difference(lost: Amounts, won: Amounts, confidence: float) -> tuple[float, float]:
+    """Return lower and upper limits of what is lost less what is won in all, each at ``confidence``.
+
+    Sums of what few samples lose are not normal: where three are seen, seven may be the rule. So each of the two
+    is bounded as a weighted sum of Poisson counts, by the gamma limits of Fay and Feuer 1997 ("Confidence intervals
+    for directly standardized rates", Statistics in Medicine 16), which reckon with one more sample of greatest
+    weight and are exact for counts (Garwood 1936); both are joined by variance estimates recovery (Zou and Donner
+    2008, "Construction of confidence limits about effect measures", Statistics in Medicine 27).
+
+    Chosen by simulation (docs/statistics.md): Tango's score interval of 1998 is up to a tenth narrower, but where
+    few pairs disagree its limits miss in up to 7 % (upper) and 10 % (lower) where they say 5; the Wald interval and
+    the percentile bootstrap are a point where no pair disagrees.
+    """
+    return -_most(won, lost, confidence), _most(lost, won, confidence)
+
+
+def _most(lost: Amounts, won: Amounts, confidence: float) -> float:
+    above = _gamma(lost.total + lost.next, lost.squares + lost.next**2, confidence) - lost.total
+    below = won.total - _gamma(won.total, won.squares, 1 - confidence)
+    return lost.total - won.total + math.hypot(above, below)
+
+
+def _gamma(mean: float, variance: float, share: float) -> float:
+    """Return a quantile of the gamma distribution with this mean and variance."""
+    return variance / mean * float(gammaincinv(mean**2 / variance, share)) if variance > 0 else 0.0
 
 
 def paired_difference(lost: float, won: float, n: float, confidence: float) -> tuple[float, float]:
     """Return lower and upper limits of a difference of two paired proportions, each at ``confidence``.
-
-    The score interval of Tango 1998 ("Equivalence test and confidence interval for the difference in proportions
-    for the paired-sample design", Statistics in Medicine 17), which stays honest where few pairs or none disagree.
 
     Args:
         lost: Pairs in which the first is right and the second wrong.
@@ -28,29 +69,109 @@ def paired_difference(lost: float, won: float, n: float, confidence: float) -> t
         n: All pairs.
         confidence: One-sided: 0.95 bounds each side at 95 %.
     """
-    from scipy.optimize import brentq
-
-    z = float(ndtri(confidence))
-
-    def excess(delta: float) -> float:
-        return (lost - won - n * delta) / math.sqrt(_score_variance(lost, won, n, delta))
-
-    point, edge = (lost - won) / n, 1 - 1e-12
-    lower, upper = -1.0, 1.0
-    if excess(-edge) > z:
-        lower = brentq(lambda delta: excess(delta) - z, -edge, min(point + 1e-12, edge), xtol=1e-10)
-    if excess(edge) < -z:
-        upper = brentq(lambda delta: excess(delta) + z, max(point - 1e-12, -edge), edge, xtol=1e-10)
-    return float(lower), float(upper)
+    low, high = difference(Amounts(lost / n, lost / n**2, 1 / n), Amounts(won / n, won / n**2, 1 / n), confidence)
+    return max(low, -1.0), min(high, 1.0)
 
 
-def _score_variance(lost: float, won: float, n: float, delta: float) -> float:
-    """Variance of ``lost - won`` when the true difference is ``delta`` (restricted maximum likelihood)."""
-    a = 2 * n
-    b = -lost - won + (2 * n - lost + won) * delta
-    c = -won * delta * (1 - delta)
-    share = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-    return max(n * (2 * share + delta * (1 - delta)), 1e-300)
+def balanced_difference(tables: Array, confidence: float) -> tuple[float, float]:
+    """Return limits of the mean over classes of differences of paired proportions, each at ``confidence``.
+
+    Args:
+        tables: (K, 4) pairs of each class: both right, lost, won, neither right.
+        confidence: One-sided.
+    """
+    weights = 1 / (len(tables) * tables.sum(axis=1))
+    lost, won = (
+        Amounts(float(weights @ counts), float(weights**2 @ counts), float(weights.max()))
+        for counts in (tables[:, 1], tables[:, 2])
+    )
+    low, high = difference(lost, won, confidence)
+    return max(low, -1.0), min(high, 1.0)
+
+
+def g_mean_difference(tables: Array, confidence: float, seed: int = 0) -> tuple[float, float]:
+    """Return limits of the fall of the geometric mean of the classes' sensitivities, each at ``confidence``.
+
+    Quantiles of draws of every class's cells, in the spirit of ``difference``: each cell a gamma variate of as many
+    counts as were seen, and one more lost (won) pair in the class in which it costs most: Dirichlet posteriors
+    whose prior is one pair where it hurts. Jeffreys' half a pair in every cell misses too often with two classes,
+    and with many it drowns what was seen; a bootstrap is a point where no pair disagrees.
+
+    Args:
+        tables: (K, 4) pairs of each class: both right, lost, won, neither right.
+        confidence: One-sided.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    count = int(np.clip(_DRAWN / tables.size, 1000, 10_000))
+    limits = []
+    for cell, worst, share in ((2, np.argmin, 1 - confidence), (1, np.argmax, confidence)):
+        one_more = np.repeat(tables[None].astype(np.float64), len(tables), axis=0)
+        one_more[np.arange(len(tables)), np.arange(len(tables)), cell] += 1
+        shape = one_more[worst(_g_mean_falls(one_more))]
+        falls = [
+            _g_mean_falls(rng.standard_gamma(shape, (part, *shape.shape))) for part in _parts(count, shape.size)
+        ]
+        limits.append(float(np.quantile(np.concatenate(falls), share)))
+    return limits[0], limits[1]
+
+
+def _parts(count: int, width: int) -> list[int]:
+    """Split a number of draws so that none takes much memory."""
+    most = max(1, _DRAWN // width)
+    return [min(most, count - start) for start in range(0, count, most)]
+
+
+def _g_mean_falls(tables: Array) -> Array:
+    """Return what G-mean loses in each of (..., K, 4) tables."""
+    sizes = tables.sum(axis=-1)
+    with np.errstate(divide="ignore"):
+        before, after = (np.log((tables[..., 0] + tables[..., cell]) / sizes).mean(axis=-1) for cell in (1, 2))
+    return np.asarray(np.exp(before) - np.exp(after))
+
+
+def sum_limits(values: Array, confidence: float) -> tuple[float, float]:
+    """Return limits of the true sum of what samples lose (positive) or win (negative), each at ``confidence``."""
+    lost, won, most = np.maximum(values, 0), np.maximum(-values, 0), float(np.abs(values).max())
+    return difference(
+        Amounts(float(lost.sum()), float(lost @ lost), most),
+        Amounts(float(won.sum()), float(won @ won), most),
+        confidence,
+    )
+
+
+def ratio_of_means(after: Array, before: Array, confidence: float) -> tuple[float, float]:
+    """Return limits of the ratio of two means over the same samples, each at ``confidence``.
+
+    A ratio r is within them as long as the sum of ``after - r * before`` may be 0 (Fieller 1954) by ``sum_limits``:
+    t-quantiles do as well where all samples change, but where few do, and much, they miss several times as often.
+
+    Args:
+        after: (N,), none negative: squared errors, say.
+        before: (N,), likewise, not all 0.
+        confidence: One-sided.
+    """
+    point = float(after.mean() / before.mean())
+
+    def within(ratio: float) -> bool:
+        low, high = sum_limits(after - ratio * before, confidence)
+        return low <= 0 <= high
+
+    step = 1e-9 * max(point, 1.0)
+    while within(point + step) and step < _MOST:
+        step *= 4
+    low = 0.0 if within(0.0) else _edge(within, point, 0.0)
+    return low, math.inf if step >= _MOST else _edge(within, point, point + step)
+
+
+def _edge(within: Callable[[float], bool], inside: float, outside: float) -> float:
+    """Halve down to where a range ends; ``scipy.optimize`` takes long to import in every process that measures."""
+    while abs(outside - inside) > 1e-12 * max(abs(inside), abs(outside), 1e-3):
+        middle = (inside + outside) / 2
+        if middle in (inside, outside):
+            break
+        inside, outside = (middle, outside) if within(middle) else (inside, middle)
+    return inside
 
 
 def proportion(hits: int, n: int, confidence: float) -> tuple[float, float]:
@@ -70,7 +191,9 @@ def bootstrap(
     """Return one-sided limits of a statistic of paired samples, by resampling their numbers.
 
     They are values that resamples really gave, none between two: an infinite one, which is the worst there is,
-    then counts like any other. NaN says nothing and is left out.
+    then counts like any other. NaN, where the statistic gave no number, is the worst on either side.
+    The percentiles are widened as Student's t is against the normal (Hesterberg 2015, "What teachers should know
+    about the bootstrap", The American Statistician 69).
 
     Args:
         statistic: From sample numbers (n,) to a value.
@@ -81,11 +204,10 @@ def bootstrap(
     """
     rng = np.random.default_rng(seed)
     values = np.array([statistic(rng.integers(0, n, n)) for _ in range(resamples)])
-    values = np.sort(values[~np.isnan(values)])
-    if not len(values):
-        return -math.inf, math.inf
-    last = len(values) - 1
-    return float(values[math.floor((1 - confidence) * last)]), float(values[math.ceil(confidence * last)])
+    wide = math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, confidence)) if n > 1 else math.inf
+    share, last = float(ndtr(wide)), resamples - 1
+    lows, highs = (np.sort(np.where(np.isnan(values), worst, values)) for worst in (-math.inf, math.inf))
+    return float(lows[math.floor((1 - share) * last)]), float(highs[math.ceil(share * last)])
 
 
 def paired_ratio(first: Array, second: Array, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -105,6 +227,21 @@ def paired_ratio(first: Array, second: Array, confidence: float = 0.95) -> tuple
     beyond = int((bdtr(np.arange(rounds), rounds, 0.5) <= (1 - confidence) / 2).sum())  # ratios outside each limit
     limits = (float(ratios[beyond - 1]), float(ratios[rounds - beyond])) if beyond else (0.0, math.inf)
     return float(np.median(ratios)), *limits
+
+
+def mean_ratio(ratios: Array, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return the geometric mean of independent ratios, with Student's two-sided interval on their logarithms.
+
+    Args:
+        ratios: (n,) positive, each an observation of its own. One alone bounds nothing.
+        confidence: Two-sided.
+    """
+    logs, n = np.log(ratios), len(ratios)
+    if n == 1:
+        return float(ratios[0]), 0.0, math.inf
+    reach = float(stdtrit(n - 1, (1 + confidence) / 2)) * float(logs.std(ddof=1)) / math.sqrt(n)
+    middle = float(logs.mean())
+    return math.exp(middle), math.exp(middle - reach), math.exp(middle + reach)
 
 
 def samples_to_settle(lost: float, won: float, n: int, limit: float, confidence: float) -> int | None:

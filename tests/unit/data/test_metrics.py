@@ -5,6 +5,8 @@ import pytest
 import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from scipy.spatial.distance import cosine
 from scipy.special import expit, log_softmax, rel_entr, softmax
 from scipy.stats import gmean, mannwhitneyu
 
@@ -225,3 +227,31 @@ def test_logits_are_told_from_probabilities(outputs, expected):
 def test_half_precision_probabilities_add_up_nearly_enough():
     shares = softmax(np.random.default_rng(0).standard_normal((20, 10)), axis=1).astype(np.float16)
     assert not metrics.are_logits(shares)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 12])
+def test_ranks_and_correlations_are_those_of_scipy(decimals):
+    rng = np.random.default_rng(decimals)
+    a = rng.normal(size=200).round(decimals)
+    b = (a + rng.normal(size=200)).round(decimals)
+    assert metrics.ranks(a).tolist() == stats.rankdata(a).tolist()
+    assert metrics.correlation(a, b) == pytest.approx(stats.pearsonr(a, b)[0])
+    assert metrics.correlation(metrics.ranks(a), metrics.ranks(b)) == pytest.approx(stats.spearmanr(a, b)[0])
+
+
+def test_sensitivities_are_scikit_learns_and_their_g_mean_is_scipys():
+    rng = np.random.default_rng(4)
+    labels, chosen = rng.choice([0, 2, 5], 300), rng.choice([0, 2, 5], 300)
+    found = metrics.sensitivities(chosen == labels, labels)
+    assert found == pytest.approx(reference.recall_score(labels, chosen, average=None))
+    assert metrics.g_mean(found) == pytest.approx(stats.gmean(found))
+    assert metrics.g_mean(np.array([0.5, 0.0])) == 0.0
+
+
+def test_similarity_takes_the_cosine_of_both_sides_whatever_their_shape():
+    rng = np.random.default_rng(5)
+    sides, scores = rng.normal(size=(50, 2, 3, 4)), rng.normal(size=50)
+    likeness = [1 - cosine(first.ravel(), second.ravel()) for first, second in sides]
+    found = metrics.similarity(sides, scores)
+    assert found["pearson"] == pytest.approx(stats.pearsonr(likeness, scores)[0])
+    assert found["spearman"] == pytest.approx(stats.spearmanr(likeness, scores)[0])

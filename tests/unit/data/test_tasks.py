@@ -6,15 +6,26 @@ from functools import partial
 import numpy as np
 import pytest
 import sklearn.metrics as reference
+from scipy.stats import pearsonr, spearmanr
 
 from whet.data import tasks
-from whet.data.tasks import Classification, Custom, Fidelity, Metric, Regression, class_numbers, resolve_task
+from whet.data.goal import Metric
+from whet.data.tasks import (
+    Classification,
+    Custom,
+    Fidelity,
+    Regression,
+    Similarity,
+    class_numbers,
+    resolve_task,
+)
 from whet.errors import DataError
 
 LOGITS = np.array([[2.0, -1, 0], [0, 3, 1], [1, 0, 4], [5, 1, 1]])
 SHARES = np.array([[0.5, 0.25, 0.25], [0, 1, 0], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3]])
 COLUMN = np.array([[-1.0], [2.0], [3.0], [-2.0]])
 WHOLE = np.array([0, 1, 2, 0])
+SIDES = np.array([[[1.0, 0], [1, 1]], [[0, 2], [0, 1]], [[1, 0], [0, 3]], [[1, 1], [-1, 0]]])
 REAL = np.array([0.1, 1.5, 2.5, -3.0])
 ONE_HOT = np.eye(3)[WHOLE]
 
@@ -47,6 +58,12 @@ ONE_HOT = np.eye(3)[WHOLE]
         ("regression", COLUMN, WHOLE, Regression()),
         ("regression", LOGITS, None, Fidelity(0, True)),
         ("fidelity", LOGITS, WHOLE, Fidelity(3, True)),
+        ("classification:g_mean", LOGITS, WHOLE, Classification(3, True, metric=Metric("g_mean"))),
+        ("classification:accuracy", SHARES, WHOLE, Classification(3, False)),
+        ("regression:mae", COLUMN, REAL, Regression(metric=Metric("mae", "min", bounded=False))),
+        ("similarity", SIDES, REAL, Similarity()),
+        ("similarity:pearson", SIDES, WHOLE, Similarity(metric=Metric("pearson"))),
+        ("similarity", SIDES, None, Fidelity(0, False)),
     ],
 )
 def test_the_task_follows_from_what_is_given_else_from_the_labels(given, outputs, labels, expected):
@@ -71,7 +88,12 @@ def test_a_metric_in_a_file_is_found(tmp_path):
     ("given", "outputs", "labels", "told"),
     [
         ("clasification", LOGITS, WHOLE, "unknown task 'clasification'; did you mean 'classification'"),
-        ("ranking", LOGITS, WHOLE, "known: classification, fidelity, regression or file.py:metric"),
+        ("ranking", LOGITS, WHOLE, "known: classification, fidelity, regression, similarity or file.py:metric"),
+        ("classification:gmean", LOGITS, WHOLE, "classification has no metric 'gmean'; did you mean 'g_mean'"),
+        ("regression:", COLUMN, REAL, "regression has no metric ''; known: mae, rmse or file.py:metric"),
+        ("regresion:mae", COLUMN, REAL, "unknown task 'regresion:mae'; did you mean 'regression'"),
+        ("fidelity:cosine", LOGITS, None, "the metric of fidelity cannot be chosen; write --task fidelity"),
+        ("classification:g_mean", LOGITS, None, "classification:g_mean needs labels.*--task classification"),
         (3, LOGITS, WHOLE, "a task is one of classification, .* this is a int"),
         (None, np.zeros((4, 2, 3)), WHOLE, r"outputs are \(N, classes\), these are \[4, 2, 3\]; give a metric"),
         (None, LOGITS, np.array(["a", "b", "c", "a"]), "labels are <U1, not numbers; number the classes"),
@@ -124,6 +146,12 @@ def test_labels_that_are_no_classes_are_refused(labels, told):
         (Regression(), COLUMN, np.array([0, 1, np.nan, 2]), "labels have NaN"),
         (Regression(), COLUMN, REAL[:3], "4 outputs and 3 labels"),
         (Custom(max), LOGITS, None, "max needs labels, the data has none"),
+        (Similarity(), LOGITS, REAL, r"outputs are \(N, 2, D\), these are \[4, 3\]; give data with two inputs"),
+        (Similarity(), np.ones((4, 3, 2)), REAL, r"these are \[4, 3, 2\]"),
+        (Similarity(), SIDES, REAL[:3], "4 outputs and 3 labels"),
+        (Similarity(), SIDES, np.ones((4, 2)), r"one score a pair, these are \[2\]"),
+        (Similarity(), SIDES, np.array([0, 1, np.nan, 2]), "the scores have NaN or infinite values; leave those"),
+        (Similarity(), SIDES, np.full(4, 2.5), "every score is 2.5, so there is no order to follow"),
     ],
 )
 def test_labels_that_do_not_fit_the_outputs_are_refused(task, outputs, labels, told):
@@ -161,6 +189,39 @@ def test_each_task_gives_its_metric_and_its_hits():
 def test_the_metric_of_a_task_is_among_its_scores(task):
     truth = LOGITS if task.name in ("regression", "fidelity") else WHOLE
     assert task.scores(LOGITS, truth)[task.metric.name] == pytest.approx(task.value(LOGITS, truth))
+
+
+def test_the_metric_that_is_chosen_is_the_one_judged_by():
+    labels = np.array([0, 1, 2, 1])  # sensitivities 1, 1/2, 1
+    balanced, g_mean = (Classification(3, metric=Metric(name)) for name in ("balanced_accuracy", "g_mean"))
+    assert balanced.value(LOGITS, labels) == pytest.approx(
+        reference.balanced_accuracy_score(labels, LOGITS.argmax(1))
+    )
+    assert g_mean.value(LOGITS, labels) == pytest.approx(0.5 ** (1 / 3))
+    assert g_mean.value(LOGITS, np.array([0, 2, 2, 1])) == 0.0  # of class 1 none is right
+    assert g_mean.hits(LOGITS, labels) is None
+    mae = Regression(metric=Metric("mae", "min", bounded=False))
+    assert mae.value(COLUMN, REAL) == pytest.approx(reference.mean_absolute_error(REAL, COLUMN))
+    for task in (balanced, g_mean, mae, Similarity(metric=Metric("pearson"))):
+        truth = REAL if task.classes == 0 else labels
+        outputs = {"regression": COLUMN, "similarity": SIDES}.get(task.name, LOGITS)
+        assert task.scores(outputs, truth)[task.metric.name] == pytest.approx(task.value(outputs, truth))
+
+
+@pytest.mark.parametrize("task", [Classification, Similarity, Regression])
+def test_a_metric_whose_loss_cannot_be_bounded_is_refused(task):
+    with pytest.raises(DataError, match="has no metric 'f1'"):
+        task(**({"classes": 2} if task is Classification else {}), metric=Metric("f1"))
+
+
+def test_similarity_is_the_correlation_of_cosine_and_score():
+    cosines = [np.sqrt(0.5), 1.0, 0.0, -np.sqrt(0.5)]
+    assert Similarity().value(SIDES, REAL) == pytest.approx(spearmanr(cosines, REAL)[0])
+    assert Similarity(metric=Metric("pearson")).value(SIDES, REAL[:, None]) == pytest.approx(
+        pearsonr(cosines, REAL)[0]
+    )
+    assert Similarity().hits(SIDES, REAL) is None
+    assert Similarity().value(np.ones((4, 2, 3)), REAL) == 0.0
 
 
 def raises(outputs, labels):

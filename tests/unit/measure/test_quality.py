@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from whet.data.tasks import Classification, Custom, Fidelity, Regression
+from whet.data import metrics
+from whet.data.goal import known
+from whet.data.tasks import Classification, Custom, Fidelity, Regression, Similarity
 from whet.errors import DataError, PassError
 from whet.measure.quality import assess, compare
 from whet.measure.statistics import paired_difference
@@ -105,16 +107,77 @@ def test_the_drop_of_a_regression_is_the_relative_growth_of_its_rmse():
     assert found.classes == ()
 
 
-def test_the_interval_of_rmse_growth_agrees_with_a_paired_bootstrap_of_scipy():
+@pytest.mark.parametrize(("name", "power"), [("rmse", 2), ("mae", 1)])
+def test_the_interval_of_an_errors_growth_is_a_little_wider_than_a_bootstrap_of_scipy(name, power):
     truth, original, outputs = regression()
-    found = compare(Regression(), original, outputs, truth)
-    squares = [((array.astype(float) - truth) ** 2).mean(axis=1) for array in (original, outputs)]
+    task = Regression(metric=known("regression", name))
+    found = compare(task, original, outputs, truth)
+    sizes = [(abs(array.astype(float) - truth) ** power).mean(axis=1) for array in (original, outputs)]
     there = stats.bootstrap(
-        squares, lambda b, a, axis: np.sqrt(a.mean(axis=axis) / b.mean(axis=axis)) - 1, paired=True,
+        sizes, lambda b, a, axis: (a.mean(axis=axis) / b.mean(axis=axis)) ** (1 / power) - 1, paired=True,
         vectorized=True, confidence_level=0.9, method="percentile", n_resamples=2000, rng=3,
     ).confidence_interval  # fmt: skip
-    slack = 0.06 * (there.high - there.low)
-    assert (found.interval.low, found.interval.high) == pytest.approx((there.low, there.high), abs=slack)
+    assert found.metric == name
+    assert found.drop == pytest.approx((sizes[1].mean() / sizes[0].mean()) ** (1 / power) - 1)
+    assert 1.0 < (found.interval.high - found.interval.low) / (there.high - there.low) < 1.25
+    assert found.interval.low < there.low < there.high < found.interval.high
+
+
+def test_every_metric_whose_loss_can_be_bounded_is_told_the_verdicts_first():
+    task = Classification(3, metric=known("classification", "g_mean"))
+    found = compare(task, BEFORE, AFTER, TRUTH)
+    changes = {change.metric: change for change in found.changes}
+    assert list(changes) == ["g_mean", "accuracy", "balanced_accuracy"]
+    for name, change in changes.items():
+        before, after = (metrics.classification(array, TRUTH, logits=True)[name] for array in (BEFORE, AFTER))
+        assert (change.before, change.after) == pytest.approx((before, after))
+        assert change.drop == pytest.approx(before - after)
+        assert change.interval.low < change.drop < change.interval.high
+    assert (found.metric, found.drop, found.interval) == (
+        "g_mean",
+        changes["g_mean"].drop,
+        changes["g_mean"].interval,
+    )
+    assert found.lost is found.won is None  # the drop of G-mean is not theirs
+    assert [change.lost for change in found.classes] == [1, 1, 1]
+    assert [change.metric for change in compare(Regression(), *regression()[1:], regression()[0]).changes] == [
+        "rmse", "mae",
+    ]  # fmt: skip
+
+
+def pairs(n=300, seed=0):
+    """Vectors whose cosine follows a score, and a little noise on them."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 26, n) / 5
+    turn = np.arccos(np.clip(scores / 6 + rng.normal(0, 0.15, n), -1, 1))
+    sides = np.stack([np.stack([np.ones(n), np.zeros(n)], 1), np.stack([np.cos(turn), np.sin(turn)], 1)], axis=1)
+    return scores, sides, sides + rng.normal(0, 0.1, sides.shape)
+
+
+@pytest.mark.parametrize("name", ["spearman", "pearson"])
+def test_the_fall_of_a_correlation_has_the_interval_of_a_bootstrap_of_scipy(name):
+    scores, original, outputs = pairs()
+    found = compare(Similarity(metric=known("similarity", name)), original, outputs, scores)
+    cosines = [
+        (array[:, 0] * array[:, 1]).sum(1) / np.linalg.norm(array, axis=2).prod(1) for array in (original, outputs)
+    ]
+    correlate = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[name]
+    assert found.before == pytest.approx(correlate(cosines[0], scores)[0])
+    assert found.after == pytest.approx(correlate(cosines[1], scores)[0])
+    there = stats.bootstrap(
+        (*cosines, scores), lambda b, a, s: correlate(b, s)[0] - correlate(a, s)[0], paired=True,
+        vectorized=False, confidence_level=0.9, method="percentile", n_resamples=400, rng=1,
+    ).confidence_interval  # fmt: skip
+    assert 0.9 < (found.interval.high - found.interval.low) / (there.high - there.low) < 1.4
+    assert found.interval.low < found.drop < found.interval.high
+    assert sorted(change.metric for change in found.changes) == ["pearson", "spearman"]
+
+
+def test_a_candidate_whose_pairs_are_all_alike_follows_no_score():
+    scores, original, _ = pairs()
+    found = compare(Similarity(), original, np.ones_like(original), scores)
+    assert found.after == 0.0
+    assert found.interval.low > 0.5
 
 
 def test_the_explained_share_of_outputs_that_are_no_classes_is_bounded():
@@ -133,14 +196,44 @@ def test_a_constant_original_has_no_variance_to_explain():
     assert found.fidelity_interval is None
 
 
-def test_a_metric_of_the_users_own_is_bounded_by_the_bootstrap():
-    def hit_share(outputs, labels):
-        return float((outputs.argmax(axis=1) == labels).mean())
+def hit_share(outputs, labels):
+    return float((outputs.argmax(axis=1) == labels).mean())
 
+
+def test_a_metric_of_the_users_own_is_bounded_by_the_bootstrap():
     truth = np.tile(TRUTH, 20)
     found = compare(Custom(hit_share), np.tile(BEFORE, (20, 1)), np.tile(AFTER, (20, 1)), truth)
     assert (found.metric, found.before, found.after) == ("hit_share", 0.7, 0.5)
-    assert 0.1 < found.interval.low < 0.2 < found.interval.high < 0.3
+    low, high = paired_difference(60, 20, 200, 0.95)
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high), abs=0.015)
+
+
+def test_a_metric_of_the_users_own_that_lost_nothing_may_still_lose():
+    """No resample differs; what it may have lost unseen is that of three samples, as for the accuracy."""
+    labels = np.tile(np.arange(3), 100)
+    found = compare(Custom(hit_share), choosing(labels), choosing(labels), labels)
+    assert found.drop == 0.0
+    limits = (found.interval.low, found.interval.high)
+    assert limits == pytest.approx(paired_difference(0, 0, 300, 0.95), abs=0.004)
+    assert "one more sample" in found.interval.method
+
+
+def test_resamples_on_which_a_metric_gives_no_number_count_as_the_worst():
+    def least_recall(outputs, labels):
+        if len(np.unique(labels)) < 3:
+            raise ValueError("a class is missing")
+        return min(float((outputs.argmax(axis=1) == k)[labels == k].mean()) for k in range(3))
+
+    labels = np.array([0] * 100 + [1] * 100 + [2] * 2)  # a resample in seven has no sample of class 2
+    found = compare(Custom(least_recall), choosing(labels), choosing(labels), labels)
+    assert found.interval.high == np.inf
+    assert "resamples gave no number and count as the worst" in found.interval.method
+
+
+@pytest.mark.parametrize("function", [lambda o, t: np.nan, lambda o, t: 1 / 0])
+def test_a_metric_that_gives_no_number_on_the_samples_themselves_is_refused(function):
+    with pytest.raises(DataError, match=r"must return a finite number|raised ZeroDivisionError"):
+        compare(Custom(function), BEFORE, AFTER, TRUTH)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -159,7 +252,7 @@ def test_outputs_of_another_shape_are_refused(outputs):
 
 def test_growth_over_an_original_without_error_is_refused_and_explained():
     truth, _, outputs = regression()
-    with pytest.raises(DataError, match=r"rmse is 0 on these 200 samples.*--task fidelity"):
+    with pytest.raises(DataError, match=r"rmse is 0 on these samples.*--task fidelity"):
         compare(Regression(), truth, outputs, truth)
 
 

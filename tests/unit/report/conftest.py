@@ -68,12 +68,12 @@ class Maker:
 
     def comparison(self, lost, won):
         drop = (lost - won) / 1000
-        interval = Interval(*paired_difference(lost, won, 1000, 0.95), 0.95, "Tango score, paired", one_sided=True)
+        interval = Interval(*paired_difference(lost, won, 1000, 0.95), 0.95, "gamma limits, paired", one_sided=True)
         pairs = (None, None) if self.regression else (lost, won)
         fidelity = {"explained": 0.98, "sqnr_db": 17.0} if self.regression else {"agreement": 0.97, "kl": 0.01}
         changes = tuple(
             ClassChange(
-                label, 333, 0.92, 0.91, 0.01, Interval(-0.02, 0.04, 0.983, "Tango score, paired", True), 5, 2
+                label, 333, 0.92, 0.91, 0.01, Interval(-0.02, 0.04, 0.983, "gamma limits, paired", True), 5, 2
             )
             for label in range(self.classes if self.task == "classification" else 0)
         )
