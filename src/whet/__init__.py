@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from whet.api import bench, compare, dataset, evaluate, load, optimize, profile, run, verify
     from whet.data.data import Data
     from whet.data.preprocess import Preprocess
+    from whet.data.windows import Windows
     from whet.errors import UserError, WhetError
     from whet.measure.verdict import Budget
     from whet.recipe.recipe import Recipe
@@ -23,6 +24,7 @@ _HOMES = {
     "Recipe": "whet.recipe.recipe",
     "UserError": "whet.errors",
     "WhetError": "whet.errors",
+    "Windows": "whet.data.windows",
     "bench": "whet.api",
     "compare": "whet.api",
     "dataset": "whet.api",
@@ -41,6 +43,7 @@ __all__ = [
     "Recipe",
     "UserError",
     "WhetError",
+    "Windows",
     "bench",
     "compare",
     "dataset",

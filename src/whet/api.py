@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import msgspec
 
@@ -16,9 +16,10 @@ from whet import isolate, plain, userfile
 from whet.bundle.verify import Check
 from whet.bundle.verify import verify as verify_bundle
 from whet.data.data import Splits
+from whet.data.goal import named
 from whet.data.preprocess import Preprocess
 from whet.data.sources import DataSource, data_source, parse_preprocess
-from whet.data.tasks import NAMES as TASKS
+from whet.data.windows import Windows, parse_windows
 from whet.errors import DataError, RunFolderError, StorageError, UserError, did_you_mean
 from whet.measure.verdict import Budget
 from whet.models.adapter import adapter_for
@@ -66,29 +67,47 @@ def load(
     return adapter_for(source.format).open(source, None)
 
 
-def dataset(data: Any, *, preprocess: str | Preprocess | None = None, task: Any = None, seed: int = 0) -> Splits:
+class DataOptions(TypedDict, total=False):
+    """How data is read.
+
+    Attributes:
+        preprocess: What turns raw inputs into tensors; takes the place of the data's own.
+        task: ``classification``, ``regression``, ``fidelity``, ``similarity``, or ``metric(outputs, labels)``.
+        seed: Of the splits.
+        label: The column of a table that holds the labels; several with commas between, or ``none``.
+        windows: How a time series is cut into samples: ``whet.Windows(96, 24)``, or ``"96,24"``.
+    """
+
+    preprocess: str | Preprocess | None
+    task: Any
+    seed: int
+    label: str | None
+    windows: str | Windows | None
+
+
+def dataset(data: Any, **options: Unpack[DataOptions]) -> Splits:
     """Open data and split it by what its samples may decide.
 
     Args:
-        data: A built-in name, a path, ``file.py:factory``, ``(train, test)``, or ``whet.Data``.
-        preprocess: What turns raw inputs into tensors, takes the place of the data's own.
-        task: ``classification``, ``regression``, ``fidelity``, or ``metric(outputs, labels)``.
-        seed: Of the splits.
+        data: A built-in name, a path, ``hf:name``, ``file.py:factory``, ``(train, test)`` (arrays, frames, torch
+            Datasets), a Hugging Face ``DatasetDict``, or ``whet.Data``.
+        options: See DataOptions.
 
     Raises:
         DataError: It cannot be found, read or split.
     """
-    return _data(data, preprocess, task, seed).open()
+    _check(cast("Options", options), "dataset", set(Options.__annotations__) - set(DataOptions.__annotations__))
+    return _data(data, options).open()
 
 
-class Options(TypedDict, total=False):
+class Options(DataOptions, total=False):
     """What ``optimize`` and ``run`` take besides model, data and folder.
 
     Attributes:
         weights: A file of weights, for a factory.
         input: What goes in, as ``ids=int64[1,200]:0..30000``; several inputs as a list.
         trust_pickle: Allow weights to be unpickled.
-        preprocess, task: As ``dataset`` takes them.
+        preprocess, task, label, windows: As ``dataset`` takes them.
         budget: What may be lost; by default one point of the task's metric.
         runtime: What artifacts are run in, ``onnxruntime`` or ``onnxruntime:graph_level=basic,provider=cpu``; by
             default the usual runtime of their format.
@@ -105,13 +124,10 @@ class Options(TypedDict, total=False):
     weights: str | Path | Sequence[str | Path] | None
     input: str | Iterable[str]
     trust_pickle: bool
-    preprocess: str | Preprocess | None
-    task: Any
     budget: Budget | None
     runtime: str | None
     threads: int
     batch_sizes: Sequence[int]
-    seed: int
     within: float | None
     recipes: Sequence[str | Path | Recipe] | None
     robustness: bool
@@ -225,11 +241,13 @@ def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     """Name something to measure: a bundle's folder, or a model."""
     if isinstance(model, str | Path) and Path(model).is_dir():
         path = Path(model)
-        if not (path / "manifest.json").exists():
+        if (path / "manifest.json").exists():
+            return Entrant(path.resolve().name, bundle=path.resolve())
+        if not (path / "config.json").exists():
             raise UserError(
-                f"{path} is a folder without a manifest.json; give a bundle, a model file or file.py:function"
+                f"{path} is a folder without a manifest.json (a bundle's) or a config.json (of transformers); "
+                f"give one of these, a model file or file.py:function"
             )
-        return Entrant(path.resolve().name, bundle=path.resolve())
     source = _source(model, weights, options.get("input", ()), trust_pickle=options.get("trust_pickle", False))
     return Entrant(source.name, source)
 
@@ -237,7 +255,7 @@ def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
 def _optional(data: Any, options: Options) -> DataSource | None:
     if data is None:
         return None
-    return _data(data, options.get("preprocess"), options.get("task"), options.get("seed", 0))
+    return _data(data, options)
 
 
 def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> Order:
@@ -255,7 +273,7 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     own = deployment.options if deployment.runtime == usually else {}
     problem = Problem(
         source=source,
-        data=_data(data, options.get("preprocess"), options.get("task"), seed),
+        data=_data(data, options),
         deployment=deployment,
         original=replace(deployment, runtime=usually, options=own),
         budget=options.get("budget") or Budget(),
@@ -331,15 +349,22 @@ def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False
     return source_of(model, weights, tuple(parse_input(text) for text in texts), trust_pickle=trust_pickle)
 
 
-def _data(data: Any, preprocess: str | Preprocess | None, task: Any, seed: int) -> DataSource:
+def _data(data: Any, options: DataOptions) -> DataSource:
+    preprocess, windows, task = options.get("preprocess"), options.get("windows"), options.get("task")
     if isinstance(preprocess, str):
         preprocess = parse_preprocess(preprocess)
-    if isinstance(task, str) and task not in TASKS:
+    if isinstance(windows, str):
+        windows = parse_windows(windows)
+    if isinstance(task, str):
         parts = userfile.split(task)
         if parts is None:
-            raise DataError(f"the task is {', '.join(TASKS)} or file.py:metric, not {task!r}")
-        _existing(parts[0])
-    source = data_source(data, preprocess=preprocess, task=task, seed=seed)
+            named(task)
+        else:
+            _existing(parts[0])
+    source = data_source(
+        data, preprocess=preprocess, task=task, seed=options.get("seed", 0), label=options.get("label"),
+        windows=windows,
+    )  # fmt: skip
     parts = None if source.memory is not None else userfile.split(source.name)
     if parts is not None:
         _existing(parts[0])

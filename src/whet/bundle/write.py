@@ -13,6 +13,7 @@ import numpy as np
 from whet import plain
 from whet.bundle import card, manifest
 from whet.bundle.manifest import Golden, Manifest
+from whet.data import preprocess
 from whet.data.data import Part, Splits
 from whet.data.preprocess import Postprocess, to_json
 from whet.data.samples import FileSamples, Subset
@@ -34,6 +35,7 @@ _REFERENCE_SAMPLES = 512
 _BINS = 32
 _STANDALONE = Path(__file__).parent / "standalone"
 _METRICS = "metrics.json"
+_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,7 @@ def write(bundle: Path, contents: Contents) -> Manifest:
             _reference(folder, contents, session, signature)
             facts = dict(session.facts)
         write_text(folder / "recipe.toml", contents.recipe.dumps())
-        write_text(
-            folder / "preprocess" / "preprocess.json", to_json(contents.splits.preprocess, contents.postprocess)
-        )
+        _copy_preprocess(folder / "preprocess", contents)
         _copy_code(folder, contents)
         made = Manifest(
             name=contents.recipe.name,
@@ -146,15 +146,26 @@ def _copy_model(stored: Stored, folder: Path) -> str:
     return f"model{suffix}" if len(files) == 1 else stored.path.name
 
 
+def _copy_preprocess(folder: Path, contents: Contents) -> None:
+    """Write how raw inputs are made ready, the files that takes, and the very code that does it."""
+    made = contents.splits.preprocess
+    folder.mkdir()
+    if made.tokens is not None:
+        shutil.copyfile(made.tokens.file, folder / _TOKENIZER)
+        made = replace(made, tokens=replace(made.tokens, file=_TOKENIZER))
+    write_text(folder / "preprocess.json", to_json(made, contents.postprocess))
+    for name in ("preprocess", "columns", "tokens", "raw"):
+        shutil.copyfile(Path(preprocess.__file__).with_name(f"{name}.py"), folder / f"{name}.py")
+
+
 def _copy_code(folder: Path, contents: Contents) -> None:
     """Copy what answers without whet, and say what it needs."""
-    from whet.data import preprocess
-
     shutil.copyfile(_STANDALONE / "predict.py", folder / "predict.py")
-    shutil.copyfile(preprocess.__file__, folder / "preprocess" / "preprocess.py")
     libraries = ["numpy"]
     if _takes_pictures(contents.splits):
         libraries.append("pillow")
+    if contents.splits.preprocess.tokens is not None:
+        libraries.append("tokenizers")
     if contents.stored.format is Format.TORCH:
         libraries += ["torch", "safetensors"]
         shutil.copyfile(
@@ -162,6 +173,8 @@ def _copy_code(folder: Path, contents: Contents) -> None:
         )
         if contents.source.origin is Origin.FACTORY:
             shutil.copyfile(contents.source.path, folder / manifest.SOURCE)
+        if contents.source.origin is Origin.HUB:
+            libraries.append("transformers")
     else:
         libraries.append("onnxruntime")
     found = versions(libraries)
@@ -199,11 +212,14 @@ def _golden(
         tolerance[name] = max(4 * spread, 1e-5 * scale, 1e-9)
     arrays: dict[str, Array] = {f"input.{name}": array for name, array in batch.items()}
     arrays |= {f"output.{name}": array for name, array in outputs.items()}
-    rows = splits.parts[Part.SELECT].rows(numbers)
+    rows = splits.rows(Part.SELECT, numbers)
+    ready = splits.preprocess.identity and not splits.preprocess.gathers
     raw_axes = {}
-    for name, values in zip(batch, rows.values(), strict=True):
+    if not splits.preprocess.gathers and not set(rows) & set(batch):  # one array fits one input, whatever its name
+        rows = {next(spec.name for spec in signature.inputs if not spec.held): next(iter(rows.values()))}
+    for name, values in rows.items():
         raw_axes[name] = 1 + np.asarray(values[0]).ndim
-        if not splits.preprocess.identity:
+        if not ready:
             arrays |= {f"raw.{name}.{at}": np.asarray(value) for at, value in enumerate(values)}
     np.savez_compressed(folder / "golden.npz", **arrays)  # type: ignore[arg-type]
     return Golden(count, tolerance), raw_axes
@@ -215,8 +231,8 @@ def _deviations(
     """Run the golden inputs in other ways that should make no difference."""
     found = []
     if signature.batch is None:
-        count = len(next(iter(batch.values())))
-        singles = [{name: array[at : at + 1] for name, array in batch.items()} for at in range(count)]
+        count = signature.count(batch)
+        singles = [signature.take(batch, at, at + 1) for at in range(count)]
         found.append(predict(session, signature, singles))
     if contents.stored.format is Format.ONNX:
         plain_options = {**contents.deployment.options, "graph_level": "disabled"}
@@ -232,7 +248,7 @@ def _reference(folder: Path, contents: Contents, session: Session, signature: Si
     batches = list(contents.splits.batches(Part.SELECT, 64, limit=_REFERENCE_SAMPLES))
     outputs = predict(session, signature, batches)
     bound = [signature.bind(batch) for batch in batches]
-    arrays = {f"input.{name}": np.concatenate([batch[name] for batch in bound]) for name in bound[0]}
+    arrays = {f"input.{name}": np.concatenate([batch[name].ravel() for batch in bound]) for name in bound[0]}
     arrays |= {f"output.{name}": array for name, array in outputs.items()}
     found: dict[str, Array] = {}
     for name, array in arrays.items():

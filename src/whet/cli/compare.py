@@ -12,7 +12,7 @@ from whet.cli import options as opt
 @click.command("compare")
 @click.argument("models", nargs=-1, required=True)
 @opt.many_weights
-@click.option("--data", required=True, metavar="DATA", help="digits, .npz, a folder, or file.py:factory.")
+@opt.data
 @opt.data_options
 @opt.model_options
 @click.option("--batch-sizes", type=opt.Sizes(), default="1,7,32", show_default=True, help="Each is measured.")

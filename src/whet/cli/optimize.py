@@ -12,7 +12,7 @@ from whet.cli import options as opt
 @click.command("optimize")
 @click.argument("model")
 @opt.weights
-@click.option("--data", required=True, metavar="DATA", help="digits, .npz, a folder, or file.py:factory.")
+@opt.data
 @opt.data_options
 @opt.model_options
 @opt.budget_options

@@ -66,14 +66,25 @@ model_options = _many(
         "--trust-pickle", is_flag=True, help="Allow weights to be unpickled, which runs code from the file."
     ),
 )
+DATA = "A file (.npz .csv .parquet), a folder, hf:name, file.py:factory, or digits."
+data = click.option("--data", required=True, metavar="DATA", help=DATA)
 data_options = _many(
-    click.option("--task", metavar="TASK", help="classification, regression, fidelity, or file.py:metric."),
+    click.option(
+        "--task", metavar="TASK",
+        help="classification, regression, similarity, fidelity (with :metric, as in classification:g_mean), "
+        "or file.py:metric.",
+    ),
+    click.option("--label", metavar="COLUMN", help="The column of a table that holds the labels, or none."),
+    click.option(
+        "--windows", metavar="LENGTH,HORIZON", help="Cut a time series: so many rows go in, so many are foretold."
+    ),
     click.option(
         "--preprocess",
         metavar="SPEC",
-        help="'scale=1/255; mean=imagenet; std=imagenet; layout=CHW', or a .toml file.",
+        help="'scale=1/255; mean=imagenet; std=imagenet; layout=CHW', 'tokenizer=tokenizer.json; max_length=64', "
+        "'fill=median; drop=id', or a .toml file.",
     ),
-)
+)  # fmt: skip
 runtime = click.option(
     "--runtime", metavar="NAME", help="What artifacts are run in: onnxruntime, torch, or onnxruntime:provider=cpu."
 )

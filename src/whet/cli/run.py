@@ -13,7 +13,7 @@ from whet.cli import options as opt
 @click.argument("recipes", nargs=-1)
 @click.option("--model", metavar="MODEL", help="An .onnx file, or file.py:function with --weights.")
 @opt.weights
-@click.option("--data", metavar="DATA", help="digits, .npz, a folder, or file.py:factory.")
+@click.option("--data", metavar="DATA", help=opt.DATA)
 @opt.data_options
 @opt.model_options
 @opt.budget_options

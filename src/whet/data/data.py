@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whet.data.preprocess import Postprocess, Preprocess
-from whet.data.samples import Samples, Subset, samples_of
+from whet.data.samples import Rows, Samples, Subset, samples_of
 from whet.errors import DataError, MissingDependency
 
 if TYPE_CHECKING:
-    from whet.types import Array, Batch
+    from whet.types import Array, Batch, TensorSpec
 
 _SELECT_SHARE, _SELECT_LEAST, _SELECT_MOST = 0.2, 100, 2000
 _CALIBRATE_MOST = 4096
+_LOOKED_AT = 1000  # texts that tell what share is cut
+_LIBRARIES = {"PIL": ("Pillow", "report"), "tokenizers": ("tokenizers", "text")}
+
+
+PART_NAMES = {
+    "train": "train", "training": "train",
+    "test": "test", "t10k": "test",
+    "select": "select", "val": "select", "valid": "select", "validation": "select", "dev": "select",
+    "calibrate": "calibrate", "calibration": "calibrate",
+}  # fmt: skip
+"""What files, folders and arrays of a part are called."""
 
 
 class Part(StrEnum):
@@ -40,9 +51,12 @@ class Data:
         train: What the model was trained on, or anything alike; labels are not needed.
         select: What ranks candidates. Carved out of ``test`` if not given, since the model has seen ``train``.
         calibrate: What sets ranges. Taken from ``train`` if not given.
-        task: ``classification``, ``regression``, ``fidelity``, or a callable ``metric(outputs, labels)``.
+        task: ``classification``, ``regression``, ``fidelity``, ``similarity``, or a callable
+            ``metric(outputs, labels)``. For ``similarity`` a part has two inputs, the sides of each pair.
         preprocess: What turns raw inputs into tensors; None if they are model-ready.
         classes: Names of the classes.
+        postprocess: What turns outputs into answers; None if the task tells.
+        notes: What a reader found, for the report.
     """
 
     train: Any = None
@@ -52,6 +66,8 @@ class Data:
     task: Any = None
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] = ()
+    postprocess: Postprocess | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ class Splits:
         task: As given, or None to be found from the labels.
         classes: Names of the classes.
         notes: What was carved out of what, for the report.
+        sides: Names of the two sides of a pair, on each of which the model runs; none where samples are no pairs.
     """
 
     parts: Mapping[Part, Samples]
@@ -72,6 +89,7 @@ class Splits:
     task: Any = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    sides: tuple[str, ...] = ()
 
     def size(self, part: Part) -> int:
         """Return the number of samples of a part, 0 if there is none."""
@@ -81,19 +99,27 @@ class Splits:
         """Return the labels of a part."""
         return self.parts[part].labels()
 
+    def rows(self, part: Part, indices: Any) -> Rows:
+        """Return the raw samples of these numbers; of pairs, the first side."""
+        rows = self.parts[part].rows(indices)
+        return _side(rows, self.sides[0], self.sides[0]) if self.sides else rows
+
     def batch(self, part: Part, indices: Any) -> Batch:
-        """Return the inputs of these sample numbers, preprocessed and checked for NaN.
+        """Return the inputs of these sample numbers, preprocessed and checked for NaN; of pairs, the first side.
 
         Raises:
             DataError: A value is not finite, or samples differ in size.
         """
-        rows = self.parts[part].rows(indices)
+        return self._inputs(self.rows(part, indices), part, indices)
+
+    def _inputs(self, rows: Rows, part: Part, indices: Any) -> Batch:
         try:
-            batch = {name: self.preprocess(values) for name, values in rows.items()}
+            batch = self.preprocess.inputs(rows)
         except ValueError as error:
             raise DataError(f"{part}: {error}") from error
         except ModuleNotFoundError as error:
-            raise MissingDependency.of("Pillow", "report") from error
+            name = error.name or ""
+            raise MissingDependency.of(*_LIBRARIES.get(name, (name, "all"))) from error
         for name, array in batch.items():
             self._check_finite(name, array, part, indices)
         return batch
@@ -109,10 +135,30 @@ class Splits:
         raise DataError(f"sample {number} of {part}{where} has a NaN or infinite value in {name!r}; clean the data")
 
     def batches(self, part: Part, size: int, limit: int | None = None) -> Iterator[Batch]:
-        """Yield the inputs of a part in order, ``size`` samples at a time; only one batch is in memory."""
+        """Yield the inputs of a part in order, ``size`` samples at a time; only one batch is in memory.
+
+        Of pairs, a batch has two rows a sample, its first and its second side.
+        """
         count = self.size(part) if limit is None else min(limit, self.size(part))
         for start in range(0, count, size):
-            yield self.batch(part, range(start, min(start + size, count)))
+            indices = range(start, min(start + size, count))
+            if not self.sides:
+                yield self.batch(part, indices)
+                continue
+            rows = self.parts[part].rows(indices)
+            first, second = (_side(rows, side, self.sides[0]) for side in self.sides)
+            both = {name: _interleaved(first[name], second[name]) for name in first}
+            yield self._inputs(both, part, np.repeat(np.asarray(indices), 2))
+
+    def fold(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return outputs with one row a sample: those of pairs, two rows a sample, become (N, 2, ...)."""
+        if not self.sides:
+            return dict(outputs)
+        return {name: array.reshape(-1, 2, *array.shape[1:]) for name, array in outputs.items()}
+
+    def fitted(self, takes: Sequence[TensorSpec]) -> Splits:
+        """Return the splits with the inputs that a model takes, where they can be chosen."""
+        return replace(self, preprocess=self.preprocess.fitted(takes))
 
     def fingerprint(self) -> str:
         """Return a hash of all samples, the preprocessing and the names of the classes."""
@@ -138,7 +184,7 @@ def split(data: Data, seed: int = 0) -> Splits:
     for part, samples in given.items():
         if len(samples) == 0:
             raise DataError(f"the {part} part is empty; give it samples, or leave it out")
-    notes: list[str] = []
+    notes = list(data.notes)
     if Part.SELECT not in given:
         given[Part.SELECT], given[Part.TEST] = _carve(given[Part.TEST], "select", seed, notes)
     if Part.CALIBRATE not in given:
@@ -146,14 +192,62 @@ def split(data: Data, seed: int = 0) -> Splits:
             given[Part.CALIBRATE] = _spread(given[Part.TRAIN], _CALIBRATE_MOST, seed)
         else:
             given[Part.CALIBRATE], given[Part.TEST] = _carve(given[Part.TEST], "calibrate", seed + 1, notes)
-    return Splits(
-        given, data.preprocess or Preprocess(), task=data.task, classes=tuple(data.classes), notes=tuple(notes)
-    )
+    splits = Splits(
+        given, data.preprocess or Preprocess(), data.postprocess or Postprocess(), data.task, tuple(data.classes),
+        tuple(notes), _sides(given[Part.TEST]) if is_similarity(data.task) else (),
+    )  # fmt: skip
+    return replace(splits, notes=(*notes, *_cut_texts(splits)))
 
 
 def with_preprocess(splits: Splits, preprocess: Preprocess) -> Splits:
     """Return the splits with another preprocessing."""
     return replace(splits, preprocess=preprocess)
+
+
+def is_similarity(task: Any) -> bool:
+    """Tell whether samples are pairs, and the model runs on each side."""
+    return isinstance(task, str) and task.partition(":")[0] == "similarity"
+
+
+def _sides(samples: Samples) -> tuple[str, str]:
+    """Return what the two sides of each pair are called: names of inputs, or what comes before a dot in them."""
+    names = list(dict.fromkeys(name.partition(".")[0] for name in samples.rows([0])))
+    if len(names) != 2:
+        raise DataError(
+            f"similarity is of two sides, the data has {', '.join(names)}; give two columns and their score, "
+            f"two named inputs, or inputs called a.ids, a.mask, b.ids, b.mask"
+        )
+    return names[0], names[1]
+
+
+def _side(rows: Rows, side: str, name: str) -> Rows:
+    """Return one side of pairs; what is no more than the side is called ``name``."""
+    return {key.partition(".")[2] or name: values for key, values in rows.items() if key.partition(".")[0] == side}
+
+
+def _interleaved(first: Any, second: Any) -> Any:
+    """Return a, b, a, b, ... of two arrays or lists."""
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and first.shape == second.shape:
+        return np.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
+    return [value for pair in zip(first, second, strict=True) for value in pair]
+
+
+def _cut_texts(splits: Splits) -> list[str]:
+    """Say what share of the texts is longer than the tokenizer's greatest length."""
+    tokens = splits.preprocess.tokens
+    if tokens is None:
+        return []
+    numbers = np.unique(np.linspace(0, splits.size(Part.TEST) - 1, _LOOKED_AT).astype(int))
+    try:
+        cut = tokens.cut(splits.rows(Part.TEST, numbers))
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise MissingDependency.of(*_LIBRARIES["tokenizers"]) from error
+    if not cut:
+        return []
+    share = f"{cut / len(numbers):.1%} of {len(numbers)} test texts"
+    return [f"{share} are longer than {tokens.max_length} tokens and are cut."]
 
 
 def _carve(samples: Samples, name: str, seed: int, notes: list[str]) -> tuple[Subset, Subset]:

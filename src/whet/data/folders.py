@@ -1,4 +1,4 @@
-"""Data in files: ``.npz``, ``.npy``, idx ``.gz`` and one folder a class."""
+"""Data in files: ``.npz``, ``.npy``, idx ``.gz``, tables and pictures."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from whet.data.data import Data
+from whet.data import tables
+from whet.data.data import PART_NAMES, Data
 from whet.data.samples import FileSamples, Samples, samples_of
+from whet.data.tables import Reading
 from whet.errors import DataError
 
 if TYPE_CHECKING:
     from whet.types import Array
 
-_PARTS = {
-    "train": "train", "training": "train",
-    "test": "test", "t10k": "test",
-    "select": "select", "val": "select", "valid": "select", "validation": "select", "dev": "select",
-    "calibrate": "calibrate", "calibration": "calibrate",
-}  # fmt: skip
 _LABELS = {"y", "label", "labels", "target", "targets"}
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"}
+_TABLES = {".csv", ".tsv", ".parquet"}
+_PLAINLY = Reading()
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
-def read_folder(path: Path) -> Data:
-    """Read a folder: idx ``.gz`` files, ``.npz`` or ``.npy`` files, or one folder a class.
+def read_folder(path: Path, reading: Reading = _PLAINLY) -> Data:
+    """Read a folder: idx ``.gz`` files, ``.npz`` or ``.npy`` files, tables, or pictures (in one folder a class).
 
     Raises:
         DataError: It holds none of these.
@@ -46,8 +44,13 @@ def read_folder(path: Path) -> Data:
         return _read_npy([path / name for name in names if name.endswith(".npy")])
     if folders := _folders(path):
         return _read_pictures(path, folders)
+    if found := [path / name for name in names if Path(name).suffix in _TABLES]:
+        return tables.read_tables(found, reading)
+    if found := _files(path):
+        return Data(test=FileSamples(tuple(found)), notes=("The pictures lie in no folders: there are no labels.",))
     raise DataError(
-        f"{path} holds no data that is known: idx .gz files, .npz or .npy files, or one folder a class of pictures"
+        f"{path} holds no data that is known: idx .gz files, .npz or .npy files, tables (.csv, .tsv, .parquet), "
+        f"or pictures, in one folder a class"
     )
 
 
@@ -58,7 +61,7 @@ def read_npz(paths: list[Path]) -> Data:
     """
     arrays: dict[str, Array] = {}
     for path in paths:
-        part = _PARTS.get(path.stem.lower())
+        part = PART_NAMES.get(path.stem.lower())
         for key, array in _load_npz(path).items():
             name = f"{key}_{part}" if part and not _part_of(key) else key
             if name in arrays:
@@ -96,7 +99,7 @@ def _read_npy(paths: list[Path]) -> Data:
 def _part_of(key: str) -> str:
     """Return the part that an array's name ends in, or nothing."""
     stem, _, ending = key.rpartition("_")
-    return _PARTS.get(ending.lower(), "") if stem else ""
+    return PART_NAMES.get(ending.lower(), "") if stem else ""
 
 
 def _by_part(arrays: dict[str, Array], where: Path) -> Data:
@@ -124,10 +127,10 @@ def _read_idx(path: Path) -> Data:
     arrays: dict[str, Array] = {}
     for file in sorted(path.iterdir()):
         match = re.match(r"(?P<part>[a-z0-9]+)[-_](?P<kind>images|labels)[-.]idx\d-ubyte(?:\.gz)?$", file.name)
-        if match is None or match["part"] not in _PARTS:
+        if match is None or match["part"] not in PART_NAMES:
             continue
         name = "y" if match["kind"] == "labels" else "x"
-        arrays[f"{name}_{_PARTS[match['part']]}"] = read_idx(file)
+        arrays[f"{name}_{PART_NAMES[match['part']]}"] = read_idx(file)
     return _by_part(arrays, path)
 
 
@@ -148,7 +151,7 @@ def read_idx(path: Path) -> Array:
 
 def _read_pictures(path: Path, folders: list[Path]) -> Data:
     """Read ``class/picture`` or ``part/class/picture``."""
-    parts = {_PARTS[folder.name.lower()]: folder for folder in folders if folder.name.lower() in _PARTS}
+    parts = {PART_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in PART_NAMES}
     if not parts:
         classes = [folder.name for folder in folders]
         return Data(test=_pictures(folders, classes), classes=tuple(classes))
@@ -174,13 +177,18 @@ def _data(parts: Mapping[str, Samples], classes: Iterable[str] = ()) -> Data:
     )
 
 
+def _files(folder: Path) -> list[Path]:
+    """Return the pictures in a folder, however deep."""
+    return sorted(
+        file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and not file.name.startswith(".")
+    )
+
+
 def _pictures(folders: Iterable[Path], classes: list[str]) -> FileSamples:
     paths: list[Path] = []
     labels: list[int] = []
     for folder in folders:
-        found = sorted(
-            file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and not file.name.startswith(".")
-        )
+        found = _files(folder)
         paths.extend(found)
         labels.extend([classes.index(folder.name)] * len(found))
     return FileSamples(tuple(paths), np.array(labels, dtype=np.int64))

@@ -1,19 +1,22 @@
 """From raw inputs to tensors, and from outputs to answers.
 
-This file needs NumPy alone (and Pillow where pictures are resized or read), so that a bundle can carry it:
-training, measuring, serving and ``predict.py`` all run this one implementation.
+This file and those it imports, which lie beside it in a bundle too, need NumPy alone (Pillow where pictures are
+resized, tokenizers where text is cut): training, measuring, serving and ``predict.py`` run this one implementation.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .columns import Column, TableInput, shared_out
+from .tokens import Tokens, chosen_for
 
 Array = NDArray[Any]
 
@@ -22,9 +25,17 @@ _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4}
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What turns one raw sample into one input, in this order: colour, resize, crop, scale, normalise, layout.
+    """What turns raw samples into inputs.
+
+    Columns become inputs first (``tokens`` for text, ``table`` for others); then each input, in this order: colour,
+    resize, crop, scale, normalise, layout.
 
     Attributes:
+        tokens: How text is cut into tokens.
+        table: How columns become inputs; found from the data.
+        window: Rows of a table that make one sample of a time series; 0 where each row is a sample.
+        fill: ``median`` puts a column's median (of words, the most frequent) where a value is missing.
+        drop: Columns that are left out.
         color: ``RGB`` or ``L`` (grey): what a picture is converted to; None leaves it.
         resize: Length of the short side in pixels, or (height, width); sizes are rounded as by torchvision.
         crop: Side of the centre square in pixels, or (height, width); placed as by torchvision.
@@ -45,11 +56,59 @@ class Preprocess:
     std: tuple[float, ...] = ()
     layout: str | None = None
     dtype: str = "float32"
+    tokens: Tokens | None = None
+    table: tuple[TableInput, ...] = ()
+    window: int = 0
+    fill: str = ""
+    drop: tuple[str, ...] = ()
 
     @property
     def identity(self) -> bool:
-        """Whether this changes nothing: the input is model-ready."""
-        return self == Preprocess()
+        """Whether an input is left as it is, once it is one."""
+        return replace(self, tokens=None, table=(), window=0, fill="", drop=()) == Preprocess()
+
+    @property
+    def gathers(self) -> bool:
+        """Whether raw samples are columns, of which inputs are made."""
+        return self.tokens is not None or (bool(self.table) and not self.window)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that are read; none where raw samples are inputs already."""
+        if self.tokens is not None:
+            return self.tokens.columns
+        return tuple(column.name for one in self.table for column in one.columns)
+
+    def inputs(self, rows: Mapping[str, Any]) -> dict[str, Array]:
+        """Map raw samples by name, columns or inputs, to the model's inputs (N, ...) by name.
+
+        Raises:
+            ValueError: A column is missing, or a raw sample cannot be used.
+        """
+        if self.tokens is not None:
+            return self.tokens(rows)
+        if self.gathers:
+            rows = self.gather(rows)
+        return {name: self(values) for name, values in rows.items()}
+
+    def gather(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        """Make inputs of the columns of a table; arrays stay as they are, other columns are left out."""
+        others = {name: values for name, values in rows.items() if np.ndim(values[0]) and name not in self.drop}
+        return {one.name: one(rows) for one in self.table} | others
+
+    def fitted(self, takes: Sequence[Any]) -> Preprocess:
+        """Return this with the inputs that a model takes, as far as that is known.
+
+        Of a tokenizer's fields, those that the model takes by that name. Of a table, an input called like a column
+        takes that column alone, one called like the beginning of several (``size`` of ``size_x``, ``size_y``)
+        those, and one other input all the rest.
+
+        Args:
+            takes: Specs with ``name``, ``dtype`` and ``shape``; type and shape may be empty where unknown.
+        """
+        if self.tokens is not None and takes:
+            return replace(self, tokens=chosen_for(self.tokens, takes))
+        return replace(self, table=shared_out(self.table, takes)) if self.gathers and takes else self
 
     def __call__(self, raw: Array | Sequence[Array]) -> Array:
         """Map raw samples, stacked (N, ...) or a list of differing sizes, to one input (N, ...).
@@ -133,23 +192,33 @@ class Postprocess:
         softmax: Whether the outputs are logits, to be turned into probabilities.
         labels: Names of the classes, in the order of the outputs; numbers where there are none.
         top_k: How many classes an answer names.
+        mean, std: Of values, by their last axis: answers are ``outputs * std + mean``, in the units of the data.
     """
 
     kind: str = "values"
     softmax: bool = False
     labels: tuple[str, ...] = ()
     top_k: int = 5
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def __call__(self, outputs: Array) -> list[Any]:
         """Map (N, classes) or any (N, ...) to N answers of plain data."""
         if self.kind != "classification":
-            return [row.tolist() for row in outputs]
+            return [row.tolist() for row in self._in_units(outputs)]
         shares = probabilities(outputs, softmax=self.softmax)
         answers = []
         for row in shares:
             order = np.argsort(-row, kind="stable")[: self.top_k]
             answers.append([{"label": self._name(int(k)), "probability": float(row[k])} for k in order])
         return answers
+
+    def _in_units(self, outputs: Array) -> Array:
+        """Undo what labels were standardised by; outputs may be laid flat, (N, steps * targets)."""
+        if not self.std:
+            return outputs
+        values = outputs.reshape(len(outputs), -1, len(self.std)).astype(np.float64)
+        return np.asarray(values * self.std + self.mean).reshape(outputs.shape)
 
     def _name(self, index: int) -> str:
         return self.labels[index] if index < len(self.labels) else str(index)
@@ -165,18 +234,6 @@ def probabilities(outputs: Array, *, softmax: bool) -> Array:
         return values
     values = np.exp(values - values.max(axis=1, keepdims=True))
     return np.asarray(values / values.sum(axis=1, keepdims=True))
-
-
-def read_raw(path: Path) -> Array:
-    """Read one raw sample, or a stack of them: ``.npy``, or a picture as (H, W, C) bytes."""
-    if path.suffix == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
-    from PIL import Image
-
-    with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); save it as 8-bit, or as .npy")
-        return np.asarray(image.convert("RGB") if image.mode not in ("L", "RGB") else image)
 
 
 def _open(sample: Array) -> Any:
@@ -197,16 +254,26 @@ def to_json(preprocess: Preprocess, postprocess: Postprocess) -> str:
     return json.dumps({"preprocess": asdict(preprocess), "postprocess": asdict(postprocess)}, indent=2) + "\n"
 
 
-def from_json(text: str) -> tuple[Preprocess, Postprocess]:
-    """Read both from JSON."""
+def from_json(text: str, folder: Path = Path()) -> tuple[Preprocess, Postprocess]:
+    """Read both from JSON; a tokenizer's file is looked for in ``folder``."""
     content = json.loads(text)
-    return Preprocess(**_known(Preprocess, content["preprocess"])), Postprocess(
-        **_known(Postprocess, content["postprocess"])
+    values = _known(Preprocess, content["preprocess"])
+    if tokens := values.get("tokens"):
+        values["tokens"] = Tokens(**{**_known(Tokens, tokens), "file": str(folder / tokens["file"])})
+    values["table"] = tuple(
+        TableInput(
+            **{**_known(TableInput, one), "columns": tuple(Column(**_known(Column, c)) for c in one["columns"])}
+        )
+        for one in values.get("table", ())
     )
+    return Preprocess(**values), Postprocess(**_known(Postprocess, content["postprocess"]))
 
 
 def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in names
-    }
+    return {name: _frozen(value) for name, value in values.items() if name in names}
+
+
+def _frozen(value: Any) -> Any:
+    """Return lists of JSON as tuples."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

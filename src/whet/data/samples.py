@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from whet.data.preprocess import read_raw
+from whet.data.raw import read_raw
 from whet.errors import DataError, MissingDependency
 
 if TYPE_CHECKING:

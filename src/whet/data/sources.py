@@ -1,4 +1,4 @@
-"""DATA as a user names it: built-in, ``.npz``, folders, ``file.py:factory``, or objects in memory."""
+"""DATA as a user names it: built-in, files, folders, the hub, ``file.py:factory``, or objects in memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from whet import userfile
-from whet.data import builtin, folders
+from whet.data import builtin, folders, hub
 from whet.data.data import Data, Splits, split
 from whet.data.preprocess import Preprocess
+from whet.data.tables import SUFFIXES, Reading, TableSamples, frames_read, read_tables
+from whet.data.tokens import TOKEN_FIELDS, Tokens
+from whet.data.windows import Windows, WindowSamples, series_of
 from whet.errors import DataError, did_you_mean
+from whet.storage import sha256
 
 # The one object that travels to child processes: data in memory is part of it, data on disk is only named.
 
@@ -27,6 +31,8 @@ class DataSource:
         preprocess: As given by ``--preprocess``; takes the place of the factory's own.
         task: As given by ``--task``, a name or a callable.
         seed: Of the splits.
+        label: As given by ``--label``: the column of a table that holds the labels.
+        windows: How a time series is cut into samples, if it is one.
     """
 
     name: str
@@ -34,6 +40,8 @@ class DataSource:
     preprocess: Preprocess | None = None
     task: Any = None
     seed: int = 0
+    label: str | None = None
+    windows: Windows | None = None
 
     def open(self) -> Splits:
         """Open the data and split it.
@@ -41,41 +49,59 @@ class DataSource:
         Raises:
             DataError: It cannot be found, read or split.
         """
-        data = as_data(self.memory) if self.memory is not None else _named(self.name)
-        changes: dict[str, Any] = {}
-        if self.preprocess is not None:
-            changes["preprocess"] = self.preprocess
-        if self.task is not None:
-            changes["task"] = self.task
+        reading = Reading(self.label, self.preprocess or Preprocess(), self.task)
+        if self.windows is not None:
+            data = self.windows.cut(series_of(self.memory, self.name), reading)
+        elif self.memory is not None:
+            data = _read(as_data(self.memory), reading)
+        else:
+            data = _named(self.name, reading)
+        if self.label is not None and not isinstance(data.test, TableSamples | hub.HubSamples | WindowSamples):
+            raise DataError("label names a column of a table; this data is none, and its labels come with it")
+        changes: dict[str, Any] = {} if self.task is None else {"task": self.task}
+        if self.preprocess is not None and not (data.preprocess and data.preprocess.columns):
+            changes["preprocess"] = self.preprocess  # a reader of columns has taken it into account
         return split(replace(data, **changes), self.seed)
 
 
-def data_source(data: Any, *, preprocess: Preprocess | None = None, task: Any = None, seed: int = 0) -> DataSource:
+def data_source(
+    data: Any,
+    *,
+    preprocess: Preprocess | None = None,
+    task: Any = None,
+    seed: int = 0,
+    label: str | None = None,
+    windows: Windows | None = None,
+) -> DataSource:
     """Name data; nothing is opened yet.
 
     Args:
-        data: A DataSource, Data, a tuple of parts, or a name or path.
+        data: A DataSource, Data, a tuple of parts, a data set of the hub, or a name or path.
         preprocess: Takes the place of the data's own.
         task: Likewise.
         seed: Of the splits.
+        label: The column of labels, of a table.
+        windows: How a time series is cut into samples.
     """
+    given: dict[str, Any] = {"preprocess": preprocess, "task": task, "label": label, "windows": windows}
     if isinstance(data, DataSource):
-        return replace(data, **{k: v for k, v in {"preprocess": preprocess, "task": task}.items() if v is not None})
+        return replace(data, **{key: value for key, value in given.items() if value is not None})
     if isinstance(data, str | Path):
         name = str(data)
         parts = userfile.split(name)
         if parts is not None:
             name = f"{parts[0].resolve()}:{parts[1]}"
-        elif name not in builtin.NAMES:
+        elif name not in builtin.NAMES and not name.startswith("hf:"):
             if not name or not Path(name).exists():
                 raise DataError(
                     f"the data {name!r} is neither a file, a folder nor a built-in name"
                     f"{did_you_mean(name, builtin.NAMES)}"
                 )
             name = str(Path(name).resolve())
-        return DataSource(name, None, preprocess, task, seed)
-    as_data(data)
-    return DataSource("memory", data, preprocess, task, seed)
+        return DataSource(name, seed=seed, **given)
+    if windows is None:
+        as_data(data)
+    return DataSource("memory", data, seed=seed, **given)
 
 
 def as_data(value: Any) -> Data:
@@ -86,6 +112,8 @@ def as_data(value: Any) -> Data:
     """
     if isinstance(value, Data):
         return value
+    if hub.is_dataset(value):
+        return hub.parted(value)
     if isinstance(value, Mapping):
         known = [item.name for item in fields(Data)]
         for name in value:
@@ -102,6 +130,11 @@ def as_data(value: Any) -> Data:
     )
 
 
+def _read(data: Data, reading: Reading) -> Data:
+    """Read parts that are data sets of the hub, or frames."""
+    return frames_read(hub.read(data, reading), reading)
+
+
 def _not_one_part(first: Any, second: Any) -> None:
     """Refuse inputs and their labels in the place of two parts."""
     shapes = [getattr(value, "shape", None) for value in (first, second)]
@@ -112,20 +145,26 @@ def _not_one_part(first: Any, second: Any) -> None:
         )
 
 
-def _named(name: str) -> Data:
+def _named(name: str, reading: Reading) -> Data:
     if name in builtin.NAMES:
         return builtin.load(name)
     parts = userfile.split(name)
     if parts is not None:
-        return as_data(userfile.call(*parts, DataError))
+        return _read(as_data(userfile.call(*parts, DataError)), reading)
+    if name.startswith("hf:"):
+        return _read(hub.load(name.removeprefix("hf:")), reading)
     path = Path(name)
+    if hub.is_saved(path):
+        return _read(hub.load_saved(path), reading)
     if path.is_dir():
-        return folders.read_folder(path)
+        return folders.read_folder(path, reading)
     if path.suffix == ".npz":
         return folders.read_npz([path])
+    if path.suffix in SUFFIXES:
+        return read_tables([path], reading)
     raise DataError(
-        f"cannot read {path.name} as data; data is a .npz file, a folder, file.py:factory, "
-        f"or one of {', '.join(builtin.NAMES)}"
+        f"cannot read {path.name} as data; data is a .npz, .csv, .tsv or .parquet file, a folder, hf:name, "
+        f"file.py:factory, or one of {', '.join(builtin.NAMES)}"
     )
 
 
@@ -143,8 +182,9 @@ class _Reader:
 def parse_preprocess(text: str) -> Preprocess:
     """Read ``--preprocess``: a TOML file, or ``key=value; key=value``.
 
-    ``resize=256; crop=224; scale=1/255; mean=imagenet; std=imagenet; layout=CHW``, for example. Lists are
-    comma-separated.
+    ``resize=256; crop=224; scale=1/255; mean=imagenet; std=imagenet; layout=CHW``, for example, or
+    ``tokenizer=tokenizer.json; max_length=64; ids=input_ids; mask=attention_mask``, where the last two name the
+    model's inputs. Lists are comma-separated.
 
     Raises:
         DataError: An unknown key, or a value that cannot be read.
@@ -159,16 +199,35 @@ def parse_preprocess(text: str) -> Preprocess:
         pairs = {key: value if isinstance(value, str) else _text(value) for key, value in raw.items()}
     else:
         pairs = dict(_pair(part) for part in text.split(";") if part.strip())
-    values: dict[str, Any] = {}
-    for key, value in pairs.items():
-        reader = _READERS.get(key)
-        if reader is None:
-            raise DataError(f"unknown preprocessing {key!r}{did_you_mean(key, _READERS)}")
-        try:
-            values[key] = _STATISTICS[value][key] if value in _STATISTICS else reader.read(value)
-        except (ValueError, KeyError, ZeroDivisionError) as error:
-            raise DataError(f"cannot read {key}={value!r}; {key} is {reader.form}") from error
+    inputs = tuple((key, value) for key, value in pairs.items() if value in TOKEN_FIELDS)
+    values = {key: _value(key, value) for key, value in pairs.items() if value not in TOKEN_FIELDS}
+    of_text = {key: values.pop(key) for key in _OF_TEXT if key in values}
+    if "tokenizer" in of_text:
+        values["tokens"] = _tokens(of_text, inputs)
+    elif of_text or inputs:
+        name = next(iter(of_text), "") or inputs[0][0]
+        raise DataError(f"{name!r} is about text, which needs a tokenizer: tokenizer=path/tokenizer.json")
     return Preprocess(**values)
+
+
+def _value(key: str, value: str) -> Any:
+    reader = _READERS.get(key)
+    if reader is None:
+        raise DataError(f"unknown preprocessing {key!r}{did_you_mean(key, _READERS)}")
+    try:
+        return _STATISTICS[value][key] if value in _STATISTICS else reader.read(value)
+    except (ValueError, KeyError, ZeroDivisionError) as error:
+        raise DataError(f"cannot read {key}={value!r}; {key} is {reader.form}") from error
+
+
+def _tokens(text: dict[str, Any], inputs: tuple[tuple[str, str], ...]) -> Tokens:
+    """Find the ``tokenizer.json``, in a folder if one is named."""
+    path = Path(text["tokenizer"])
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; name a tokenizer.json, or a folder that holds one")
+    given = {_OF_TEXT[key]: value for key, value in text.items() if key != "tokenizer"}
+    return Tokens(str(path.resolve()), **given, inputs=inputs, digest=sha256(path))
 
 
 def _text(value: Any) -> str:
@@ -220,6 +279,20 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(word.strip() for word in text.split(","))
+    if not all(names):
+        raise ValueError(text)
+    return names
+
+
+def _length(text: str) -> int:
+    if int(text) < 2:  # the tokenizer's own two special tokens at least
+        raise ValueError(text)
+    return int(text)
+
+
+_OF_TEXT = {"tokenizer": "file", "max_length": "max_length", "padding": "padding", "text": "columns"}
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")
 _READERS: Mapping[str, _Reader] = {
     "color": _Reader(_one_of("RGB", "L"), "RGB or L"),
@@ -230,5 +303,11 @@ _READERS: Mapping[str, _Reader] = {
     "mean": _Reader(_numbers, "one number a channel, or imagenet"),
     "std": _Reader(_divisors, "one number a channel, none of them 0, or imagenet"),
     "layout": _Reader(_one_of("CHW", "HWC"), "CHW or HWC"),
+    "tokenizer": _Reader(str, "a tokenizer.json, or a folder that holds one"),
+    "max_length": _Reader(_length, "a number of tokens, 2 at least"),
+    "padding": _Reader(_one_of("max", "batch"), "max (to max_length) or batch (to the longest of a batch)"),
+    "text": _Reader(_names, "one column of text, or two"),
+    "fill": _Reader(_one_of("median"), "median"),
+    "drop": _Reader(_names, "columns of a table"),
     "dtype": _Reader(_one_of("float32", "float16", "int64", "int32", "uint8"), "float32 or another NumPy type"),
 }

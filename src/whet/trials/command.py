@@ -32,6 +32,8 @@ def command(kind: str, problem: Problem, tried: Sequence[Candidate], within: flo
             "data contents": _contents(problem.data),
             "preprocess": plain.builtins(problem.data.preprocess),
             "task": task_name(problem.data.task),
+            "label": problem.data.label,
+            "windows": plain.builtins(problem.data.windows),
             "budget": plain.builtins(problem.budget),
             "runtime": deployment.runtime,
             "runtime_options": dict(deployment.options),

@@ -29,9 +29,10 @@ from whet.profile.profile import Profile, profile
 from whet.progress import Event, OnEvent
 from whet.runtimes.base import Deployment, open_session, predict, usual
 from whet.trials.closer import running, unknown
-from whet.trials.opened import Contestant, call, one, truth
+from whet.trials.fit import fitted
+from whet.trials.opened import Contestant, one, raced, truth
 from whet.trials.spoil import Asked, spoil
-from whet.types import Signature
+from whet.types import Format, Signature
 
 if TYPE_CHECKING:
     from whet.types import Array, Batch
@@ -136,7 +137,7 @@ def profile_entrant(
     Raises:
         UserError: It cannot be opened, or nothing says what goes in.
     """
-    splits = data.open() if data is not None else None
+    splits = _splits(data, entrant)
     count = deployment.batch_sizes[0]
     if entrant.source is not None:
         sample = None if splits is None else _sample(splits, max(count, 2))
@@ -154,7 +155,7 @@ def profile_entrant(
 
 
 def _measure(contest: Contest, folder: Path, on_event: OnEvent) -> tuple[list[Standing], list[Contestant]]:
-    splits = contest.data.open() if contest.data is not None else None
+    splits = _splits(contest.data, contest.entrants[0])
     if contest.quality and splits is None:
         raise DataError("quality is measured on data; give --data")
     contestants = [_open(entrant, contest, splits, folder) for entrant in contest.entrants]
@@ -165,26 +166,39 @@ def _measure(contest: Contest, folder: Path, on_event: OnEvent) -> tuple[list[St
     judged: dict[str, Judged] = {}
     if contest.quality and splits is not None:
         judged = _judge(contest, dict(zip(names, contestants, strict=True)), splits, on_event)
-    with ExitStack() as stack:
-        sessions = {
-            name: (stack.enter_context(open_session(runs.stored, runs.deployment)), runs.signature)
-            for name, runs in zip(names, contestants, strict=True)
-        }
-        if contest.speed:
-            for count in _batch_sizes(contest, contestants):
-                batch = _inputs(contestants[0].signature, splits, count)
-                calls = {name: call(*session, batch) for name, session in sessions.items()}
-                timings = latency.race(calls, latency.CAREFUL, on_event)
-                for name in names:
-                    numbers[name] += latency.measurements(timings, name, count)
-                    if name != names[0]:
-                        numbers[name].append(latency.speedup(timings, name, names[0], count))
-        facts = {name: dict(session.facts) for name, (session, _) in sessions.items()}
+    facts = _race(contest, dict(zip(names, contestants, strict=True)), splits, numbers, on_event)
     standings = [
         Standing(name, runs.stored.format, facts[name], runs.signature, tuple(numbers[name]), *judged.get(name, ()))
         for name, runs in zip(names, contestants, strict=True)
     ]
     return standings, contestants
+
+
+def _race(
+    contest: Contest,
+    contestants: Mapping[str, Contestant],
+    splits: Splits | None,
+    numbers: Mapping[str, list[Measurement]],
+    on_event: OnEvent,
+) -> Mapping[str, Any]:
+    """Add what a race at each batch size says to the numbers of each; return what each session really used."""
+    if not contest.speed:
+        return {name: _facts(runs) for name, runs in contestants.items()}
+    facts: Mapping[str, Any] = {}
+    first, *others = contestants
+    for count in _batch_sizes(contest, list(contestants.values())):
+        batch = _inputs(contestants[first].signature, splits, count)
+        timings, facts = raced(contestants, batch, latency.CAREFUL, on_event)
+        for name in contestants:
+            numbers[name] += latency.measurements(timings, name, count)
+        for name in others:
+            numbers[name].append(latency.speedup(timings, name, first, count))
+    return facts
+
+
+def _facts(runs: Contestant) -> Mapping[str, Any]:
+    with open_session(runs.stored, runs.deployment) as session:
+        return dict(session.facts)
 
 
 def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Path) -> Contestant:
@@ -204,7 +218,7 @@ def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Pat
             f"nothing says what goes into {entrant.name}; give --data, or --input 'name=dtype[axes]'"
         )
     asked = deployment if deployment.runtime else replace(deployment, runtime=usual(source.format))
-    path = adapter.save(model, folder / entrant.name) if source.memory or source.factory else Path(source.path)
+    path = Path(source.path) if source.format is Format.ONNX else adapter.save(model, folder / entrant.name)
     return Contestant(Stored(source.format, path, source), model.signature, asked)
 
 
@@ -216,8 +230,8 @@ def _judge(
     for name, runs in contestants.items():
         on_event(Event(f"evaluate {name}"))
         with open_session(runs.stored, runs.deployment) as session:
-            found = predict(session, runs.signature, splits.batches(Part.TEST, _BATCH))
-        outputs[name] = one(found, runs.signature.outputs[0].name)
+            found = splits.fold(predict(session, runs.signature, splits.batches(Part.TEST, _BATCH)))
+        outputs[name] = one(found, runs.signature.answer)
     reference = next(iter(outputs.values()))
     task: Task = resolve_task(splits.task, reference, splits.labels(Part.TEST))
     right = reference if task.name == "fidelity" else truth(task, splits, Part.TEST)
@@ -242,13 +256,23 @@ def _spoilt(
     Raises:
         DataError: No corruption is known for such inputs.
     """
-    names = {name: runs.signature.outputs[0].name for name, runs in contestants.items()}
+    names = {name: runs.signature.answer for name, runs in contestants.items()}
     asked = replace(asked, seed=contest.seed, confidence=contest.confidence)
     with ExitStack() as stack:
         found = spoil(running(contestants, names, stack), splits, asked, on_event)
     if not found:
         raise DataError(f"{unknown(splits)}; leave --robustness out")
     return found
+
+
+def _splits(data: DataSource | None, entrant: Entrant) -> Splits | None:
+    """Open the data, with the inputs that an entrant takes; the others must take the same."""
+    if data is None:
+        return None
+    if entrant.source is not None:
+        return fitted(data.open(), entrant.source)
+    assert entrant.bundle is not None
+    return data.open().fitted(opened(entrant.bundle)[0].signature.inputs)
 
 
 def _sizes(runs: Contestant) -> list[Measurement]:

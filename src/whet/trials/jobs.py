@@ -59,7 +59,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     assert model.signature is not None
     root = root_key(problem.source.fingerprint(), plain.fingerprint(model.signature))
     entry = opened.cache.get(root) or opened.cache.put(root, model, None, 0.0)
-    output = model.signature.outputs[0].name
+    output = model.signature.answer
     found = opened.outputs(opened.contestant(entry, problem.original), Part.SELECT)[output]
     task = resolve_task(splits.task, found, splits.labels(Part.SELECT))
     _check(task, found, splits)
@@ -93,7 +93,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
 def fingerprint_data(problem: Problem, on_event: OnEvent) -> str:
     """Return the fingerprint of the data as it is now."""
     on_event(Event("open the data"))
-    return problem.data.open().fingerprint()
+    return Opened(problem, on_event).splits.fingerprint()
 
 
 def build(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ from whet.measure.measurement import Measurement
 from whet.models.model import Stored
 from whet.progress import Event, OnEvent, silent
 from whet.recipe.cache import Cache, Entry
-from whet.runtimes.base import Deployment, Session, open_session, predict
+from whet.runtimes.base import Deployment, open_session, predict
 from whet.storage import write_bytes
+from whet.trials.fit import fitted
 from whet.trials.problem import Original, Problem
 from whet.types import Signature
 
@@ -55,7 +56,7 @@ class Opened:
 
     def __init__(self, problem: Problem, on_event: OnEvent) -> None:
         self.problem = problem
-        self.splits: Splits = problem.data.open()
+        self.splits: Splits = fitted(problem.data.open(), problem.source, problem.cache / "takes.json")
         self.cache = Cache(problem.cache, problem.source)
         self.on_event = on_event
 
@@ -84,7 +85,7 @@ class Opened:
                 yield batch
 
         with open_session(runs.stored, runs.deployment) as session:
-            return predict(session, runs.signature, batches())
+            return self.splits.fold(predict(session, runs.signature, batches()))
 
     def reference(self, original: Original, part: Part) -> Array:
         """Return the original's outputs on a part: as saved, or found now and saved."""
@@ -146,8 +147,7 @@ class Opened:
             outputs = one(self.outputs(runs, Part.SELECT, silent), judge.output)
             measures["value"] = judge.task.value(outputs, judge.truth)
             batch = self.batch(runs.signature.batch or asked.batch_sizes[0])
-            with open_session(runs.stored, runs.deployment) as session:
-                timings = latency.race({"step": call(session, runs.signature, batch)}, latency.QUICK)
+            timings, _ = raced({"step": runs}, batch, latency.QUICK)
             measures["latency_ms"] = float(np.median(timings.calls_ms["step"]))
         except WhetError as error:
             measures["problem"] = str(error)
@@ -164,18 +164,13 @@ class Opened:
         if original.float_key not in (None, original.root):
             contestants["float"] = self.contestant(self.entry(str(original.float_key)), self.problem.deployment)
         contestants["candidate"] = artifact
-        with ExitStack() as stack:
-            sessions = {
-                name: (stack.enter_context(open_session(runs.stored, runs.deployment)), runs.signature)
-                for name, runs in contestants.items()
-            }
-            fixed = {size for _, signature in sessions.values() if (size := signature.batch) is not None}
-            numbers: list[Measurement] = []
-            for count in sorted(fixed) or artifact.deployment.batch_sizes:
-                batch = self.batch(count)
-                calls = {name: call(*session, batch) for name, session in sessions.items()}
-                numbers += _race(calls, count, effort, self.on_event)
-            return numbers, {name: dict(session.facts) for name, (session, _) in sessions.items()}
+        fixed = {size for runs in contestants.values() if (size := runs.signature.batch) is not None}
+        numbers: list[Measurement] = []
+        facts: Mapping[str, Any] = {}
+        for count in sorted(fixed) or artifact.deployment.batch_sizes:
+            timings, facts = raced(contestants, self.batch(count), effort, self.on_event)
+            numbers += _numbers(timings, count)
+        return numbers, facts
 
     def _kept_file(self, bundle: Path) -> Path:
         return self.problem.folder / ".trials" / f"{bundle.name}-outputs.npy"
@@ -184,24 +179,42 @@ class Opened:
         return self.cache.folder / root / f"outputs-{part}.npy"
 
 
-def _race(
-    calls: Mapping[str, Callable[[], object]], count: int, effort: latency.Effort, on_event: OnEvent
-) -> list[Measurement]:
-    timings = latency.race(calls, effort, on_event)
+def raced(
+    contestants: Mapping[str, Contestant], batch: Batch, effort: latency.Effort, on_event: OnEvent = silent
+) -> tuple[latency.Timings, Mapping[str, Any]]:
+    """Time contestants in turns on a batch; return the timings, and what each one's session really used."""
+    runners = {name: _Runner(runs, batch) for name, runs in contestants.items()}
+    timings = latency.race({name: runner.open for name, runner in runners.items()}, effort, on_event)
+    return timings, {name: runner.facts for name, runner in runners.items()}
+
+
+@dataclass
+class _Runner:
+    """A contestant on a batch, opened as often as a race asks; ``facts`` is what its last session used."""
+
+    runs: Contestant
+    batch: Batch
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[], object]]:
+        """Open a session and give what runs it once on the batch, bound beforehand."""
+        bound = self.runs.signature.bind(self.batch)
+        with open_session(self.runs.stored, self.runs.deployment) as session:
+            self.facts = dict(session.facts)
+            yield lambda: session.run(bound)
+
+
+def _numbers(timings: latency.Timings, count: int) -> list[Measurement]:
+    """Return what a race of original, float model and candidate says."""
     numbers: list[Measurement] = []
-    for name in calls:
+    for name in timings.calls_ms:
         numbers += latency.measurements(timings, name, count, contestant=name)
     numbers.append(latency.speedup(timings, "candidate", "original", count))
-    if "float" in calls:
+    if "float" in timings.calls_ms:
         numbers.append(latency.speedup(timings, "candidate", "float", count))
         numbers.append(latency.speedup(timings, "float", "original", count, contestant="float"))
     return numbers
-
-
-def call(session: Session, signature: Signature, batch: Batch) -> Callable[[], object]:
-    """Return a function that runs a session once on a batch, bound beforehand."""
-    bound = signature.bind(batch)
-    return lambda: session.run(bound)
 
 
 def truth(task: Task, splits: Splits, part: Part) -> Array:

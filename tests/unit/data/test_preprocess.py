@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 from scipy.special import expit, softmax
 
 from whet.data import preprocess as module
-from whet.data.preprocess import Postprocess, Preprocess, from_json, probabilities, read_raw, to_json
+from whet.data.preprocess import Postprocess, Preprocess, from_json, probabilities, to_json
+from whet.data.raw import read_raw
 
 RNG = np.random.default_rng(0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -287,7 +289,7 @@ def test_arrays_are_read_but_never_unpickled(tmp_path):
 ALONE = """
 import json, sys
 sys.path.insert(0, ".")
-import preprocess
+from preprocess import preprocess
 import numpy as np
 pre, post = preprocess.from_json(open("preprocess.json").read())
 np.save("found.npy", pre(np.load("raw.npy")))
@@ -298,7 +300,9 @@ print(json.dumps([post(np.array([[1.0, 3.0]])), "whet" in sys.modules]))
 def test_the_file_works_alone_without_whet(tmp_path):
     pre = Preprocess("RGB", 6, 4, scale=1 / 255, mean=MEAN, std=STD, layout="CHW")
     post = Postprocess("classification", softmax=True, labels=("no", "yes"), top_k=1)
-    shutil.copyfile(module.__file__, tmp_path / "preprocess.py")
+    (tmp_path / "preprocess").mkdir()
+    for name in ("preprocess", "columns", "tokens"):
+        shutil.copyfile(Path(module.__file__).with_name(f"{name}.py"), tmp_path / "preprocess" / f"{name}.py")
     (tmp_path / "preprocess.json").write_text(to_json(pre, post))
     raw = pictures(2, 8, 9, 3)
     np.save(tmp_path / "raw.npy", raw)

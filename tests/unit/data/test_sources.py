@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whet.data.data import Data, Part
-from whet.data.preprocess import Preprocess
+from whet.data.preprocess import Postprocess, Preprocess
 from whet.data.sources import DataSource, as_data, data_source, parse_preprocess
 from whet.errors import DataError
 
@@ -132,7 +132,7 @@ def test_an_unknown_name_is_refused_before_anything_is_opened(name, told):
 def test_a_file_of_another_kind_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(
-        DataError, match=rf"cannot read {name} as data; data is a .npz file, a folder, file.py:factory"
+        DataError, match=rf"cannot read {name} as data; data is a .npz, .csv, .tsv or .parquet file, a folder"
     ):
         data_source(tmp_path / name).open()
 
@@ -188,7 +188,7 @@ def test_a_tuple_names_its_parts_by_their_place():
 
 def test_every_field_of_data_may_be_named_in_a_dict():
     values = {"train": PART, "test": PART, "select": PART, "calibrate": PART, "task": "regression"}
-    values |= {"preprocess": Preprocess(), "classes": ("a",)}
+    values |= {"preprocess": Preprocess(), "classes": ("a",), "postprocess": Postprocess(), "notes": ("told",)}
     assert set(values) == {field.name for field in fields(Data)}
     assert as_data(values) == Data(**values)
 
@@ -250,7 +250,7 @@ def test_preprocessing_is_read_from_toml(tmp_path):
     ("text", "told"),
     [
         ("rezise=3", "unknown preprocessing 'rezise'; did you mean 'resize'"),
-        ("flip=1", "unknown preprocessing 'flip'; known: color, crop, dtype"),
+        ("flip=1", "unknown preprocessing 'flip'; known: color, crop, drop, dtype"),
         ("imagenet", "cannot read 'imagenet' in --preprocess; write key=value; key=value"),
         ("color=rgb", "cannot read color='rgb'; color is RGB or L"),
         ("resize=0", "cannot read resize='0'; resize is the short side in pixels, or height,width"),

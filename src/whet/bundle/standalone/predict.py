@@ -3,7 +3,10 @@
     python predict.py picture.png other.jpg      one answer a picture
     python predict.py samples.npy                one sample, or a stack of them
     python predict.py samples.npz                named inputs, stacked
-    python predict.py rows.csv                   one sample a line, numbers only
+    python predict.py rows.csv                   one sample a line: columns as the header names them, in any order,
+                                                 or without a header in the order they were recorded in
+    python predict.py sentences.txt              one text a line
+    python predict.py series.csv                 of a time series, the last rows: what comes next
     python predict.py --golden                   check this machine against the outputs recorded in the bundle
 
 Each answer is one line of JSON. In Python: ``Predictor(folder).predict(raw)``.
@@ -11,9 +14,11 @@ Each answer is one line of JSON. In Python: ``Predictor(folder).predict(raw)``.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +34,37 @@ class Predictor:
         """Open a bundle; ``module`` is the torch module to fill where its class cannot be had from a file."""
         self.folder = Path(folder)
         self.manifest = json.loads((self.folder / "manifest.json").read_text())
-        code = _load("whet_preprocess", self.folder / "preprocess" / "preprocess.py")
+        code = _package(self.folder / "preprocess")
         settings = (self.folder / "preprocess" / "preprocess.json").read_text()
-        self.preprocess, self.postprocess = code.from_json(settings)
-        self.read_raw = code.read_raw
+        self.preprocess, self.postprocess = code("preprocess").from_json(settings, self.folder / "preprocess")
+        self.files = code("raw")
         self.inputs = self.manifest["signature"]["inputs"]
         run = {"onnx": _onnx, "torch": _torch}[self.manifest["format"]]
-        self._run = run(self.folder, self.manifest, threads, module)
+        self._model = run(self.folder, self.manifest, threads, module)
 
     def outputs(self, raw: Any) -> Any:
-        """Map raw inputs, an array (N, ...) or a dict of such, to the model's named outputs."""
-        if not isinstance(raw, dict):
-            raw = {"": raw}
-        if len(raw) == len(self.inputs) == 1:  # one array fits a model of one input, whatever its name
-            raw = {self.inputs[0]["name"]: next(iter(raw.values()))}
+        """Map raw inputs, an array (N, ...), texts, or a dict of such by name, to the model's named outputs."""
+        raw = self.preprocess.inputs(raw if isinstance(raw, dict) else {"": raw})
+        held = {spec["name"] for spec in self.inputs if spec["low"] is not None and spec["low"] == spec["high"]}
+        asked = [spec["name"] for spec in self.inputs if spec["name"] not in held] or list(held)
+        if len(raw) == len(asked) == 1 and not set(raw) & held:  # one array fits one input, whatever its name
+            raw = {asked[0]: next(iter(raw.values()))}
         tensors = {}
         for spec in self.inputs:
+            if spec["name"] not in raw and spec["name"] in held:
+                tensors[spec["name"]] = _held(spec, len(next(iter(raw.values()))))
+                continue
             if spec["name"] not in raw:
                 names, given = (", ".join(some) for some in ([item["name"] for item in self.inputs], raw))
                 raise ValueError(f"the model's inputs are {names}, these are {given}; name them as the model does")
-            tensors[spec["name"]] = _fit(self.preprocess(raw[spec["name"]]), spec)
+            tensors[spec["name"]] = _fit(raw[spec["name"]], spec)
         return self._run(tensors)
+
+    def _run(self, tensors: Any) -> Any:
+        """Return the outputs by name, their axis of samples first; what is the same for all is left out."""
+        found = self._model(tensors)
+        axes = _axes(self.manifest["signature"]["outputs"])
+        return {name: np.moveaxis(array, axes[name], 0) for name, array in found.items() if axes[name] is not None}
 
     def predict(self, raw: Any) -> Any:
         """Map raw inputs (N, ...) to N answers of plain data."""
@@ -62,11 +77,25 @@ class Predictor:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
-        if path.suffix == ".csv":
-            return {name: np.loadtxt(path, delimiter=",", ndmin=2).astype(self.inputs[0]["dtype"])}
-        raw = self.read_raw(path)
+        if path.suffix in self.files.TABLES:
+            return self._table(path)
+        raw = self.files.read_raw(path)
         alone = path.suffix != ".npy" or raw.ndim < self.manifest["raw_axes"][name]
         return {name: raw[None] if alone else raw}
+
+    def _table(self, path: Path) -> Any:
+        """Read a table: columns of cells; of a time series its last rows, as one sample; else rows of numbers."""
+        wanted = self.preprocess.columns
+        cells, _ = self.files.read_table(path, wanted or ("",))
+        if wanted and not self.preprocess.window:
+            return cells
+        name = self.inputs[0]["name"]
+        if not wanted:
+            return {name: np.array(list(cells.values()), float).T.astype(self.inputs[0]["dtype"])}
+        length, values = self.preprocess.window, self.preprocess.table[0](cells)
+        if len(values) < length:
+            raise ValueError(f"it has {len(values)} rows, the model looks at {length}; give as many or more")
+        return {name: values[None, -length:]}
 
     def check_golden(self) -> float:
         """Return the greatest deviation from the recorded outputs, as a share of what is tolerated."""
@@ -77,6 +106,20 @@ class Predictor:
                 off = np.abs(found.astype(np.float64) - golden["output." + name]).max(initial=0.0)
                 shares.append(float(off) / self.manifest["golden"]["tolerance"][name])
         return float(np.max(shares))  # NaN if any is
+
+
+def _axes(specs: Any) -> Any:
+    """Return which axis is the sample, by name; None of what is the same for all samples."""
+    return {spec["name"]: spec.get("sample", 0) for spec in specs}
+
+
+def _held(spec: Any, count: int) -> Any:
+    """Return an input that has one value, for so many samples."""
+    shape = [
+        size or (count if axis == spec.get("sample", 0) else spec["example"][axis])
+        for axis, size in enumerate(spec["shape"])
+    ]
+    return np.full(shape, spec["low"]).astype(spec["dtype"])
 
 
 def _fit(array: Any, spec: Any) -> Any:
@@ -100,17 +143,23 @@ def _onnx(folder: Path, manifest: Any, threads: int, module: Any) -> Any:
         providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(folder / manifest["file"]), options, providers=providers)
     names = [output.name for output in session.get_outputs()]
-    fixed = manifest["signature"]["inputs"][0]["shape"][0]
+    axes, out = _axes(manifest["signature"]["inputs"]), _axes(manifest["signature"]["outputs"])
+    first = next(spec for spec in manifest["signature"]["inputs"] if axes[spec["name"]] is not None)
+    name, fixed = first["name"], first["shape"][axes[first["name"]]]
 
     def run(tensors: Any) -> Any:
         if not fixed:
             return dict(zip(names, session.run(names, tensors), strict=True))
-        count = len(next(iter(tensors.values())))
+        count = tensors[name].shape[axes[name]]
         parts = []
         for start in range(0, count, fixed):
             numbers = np.minimum(np.arange(start, start + fixed), count - 1)
-            parts.append(session.run(names, {key: value[numbers] for key, value in tensors.items()}))
-        return {name: np.concatenate([part[at] for part in parts])[:count] for at, name in enumerate(names)}
+            lot = {key: value if axes[key] is None else value.take(numbers, axes[key])
+                   for key, value in tensors.items()}  # fmt: skip
+            parts.append(session.run(names, lot))
+        kept = [(at, key) for at, key in enumerate(names) if out[key] is not None]
+        whole = {key: np.concatenate([part[at] for part in parts], out[key]) for at, key in kept}
+        return {key: value.take(np.arange(count), out[key]) for key, value in whole.items()}
 
     return run
 
@@ -123,11 +172,8 @@ def _torch(folder: Path, manifest: Any, threads: int, module: Any) -> Any:
     torch.set_num_threads(threads)
     model = folder / manifest["file"]
     structure = json.loads((model / "model.json").read_text())
-    source = folder / "source.py"
     if module is None:
-        if not source.exists():
-            raise SystemExit("this model's class lived in another program's memory: give Predictor(module=...)")
-        module = getattr(_load("whet_source", source), structure["origin"]["factory"])()
+        module = _built(folder / "source.py", model, structure["origin"]["factory"])
     edits = _load("whet_edits", folder / "torch_edits.py")
     module = edits.replay(module.eval(), structure["edits"])
     module.load_state_dict(load_file(str(model / "weights.safetensors")))
@@ -142,12 +188,49 @@ def _torch(folder: Path, manifest: Any, threads: int, module: Any) -> Any:
     return run
 
 
+def _built(source: Path, model: Path, name: str) -> Any:
+    """Return a new module: from a config of transformers, or from the user's file."""
+    if (model / "config.json").exists():
+        import transformers
+
+        config = transformers.AutoConfig.from_pretrained(str(model), trust_remote_code=False)
+        config.return_dict, config.use_cache = True, False
+        kind = getattr(transformers, (config.architectures or [""])[0], None)
+        return transformers.AutoModel.from_config(config) if kind is None else kind(config)
+    if (model / "program.pt2").exists():
+        import torch
+
+        exported = torch.export.load(str(model / "program.pt2"))
+        program, places = exported.module(), len(exported.example_inputs[0])
+
+        def placed(_: Any, args: Any, named: Any) -> Any:
+            return (*args, *list(named.values())[:places]), dict(list(named.items())[places:])
+
+        program.register_forward_pre_hook(placed, with_kwargs=True, prepend=True)
+        for word in ("train", "eval"):  # torch has them raise, since they would change nothing
+            program.__dict__.pop(word, None)
+        return program
+    if not source.exists():
+        raise SystemExit("this model's class lived in another program's memory: give Predictor(module=...)")
+    return getattr(_load("whet_source", source), name)()
+
+
 def _tensors(found: Any, kind: Any) -> list[Any]:
     """Return the tensors in what a module returned, in order."""
     if isinstance(found, kind):
         return [found]
     parts = found.values() if hasattr(found, "values") else found if isinstance(found, list | tuple) else ()
     return [tensor for part in parts for tensor in _tensors(part, kind)]
+
+
+def _package(folder: Path) -> Any:
+    """Return what imports the modules of a folder of the bundle, which know each other, by name."""
+    sys.dont_write_bytecode = True
+    name = f"whet_bundle_{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:12]}"
+    package: Any = types.ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
+    return lambda module: importlib.import_module(f"{name}.{module}")
 
 
 def _load(name: str, path: Path) -> Any:

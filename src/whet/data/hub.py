@@ -1,0 +1,182 @@
+"""Data sets of Hugging Face ``datasets``: of the hub, saved to disk, or in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whet.data.data import PART_NAMES, Data
+from whet.data.samples import Rows
+from whet.data.tables import PARTS, Reading, label_columns
+from whet.errors import DataError, MissingDependency, in_one_line
+
+if TYPE_CHECKING:
+    from whet.types import Array
+
+
+@dataclass(frozen=True)
+class HubSamples:
+    """Samples of a ``datasets.Dataset`` with pictures or arrays, read as they are needed.
+
+    Attributes:
+        dataset: With a column a raw input.
+        targets: (N,) or (N, ...), or None.
+    """
+
+    dataset: Any
+    targets: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def rows(self, indices: Sequence[int]) -> Rows:
+        """Return the raw inputs of these numbers; pictures as bytes (H, W, C)."""
+        found = self.dataset[[int(index) for index in indices]]
+        return {name: _stacked([_value(item) for item in items]) for name, items in found.items()}
+
+    def labels(self) -> Array | None:
+        """Return the targets."""
+        return self.targets
+
+    def fingerprint(self) -> str:
+        """Return what ``datasets`` knows the samples by, with the labels."""
+        digest = hashlib.sha256(str(self.dataset._fingerprint).encode())
+        if self.targets is not None:
+            digest.update(np.ascontiguousarray(self.targets).tobytes())
+        return digest.hexdigest()[:24]
+
+
+def is_dataset(value: Any) -> bool:
+    """Tell whether an object is a Dataset or DatasetDict of ``datasets``."""
+    return type(value).__module__.partition(".")[0] == "datasets"
+
+
+def load(name: str) -> Data:
+    """Load a data set of the hub, or one that ``datasets`` builds from a local folder: ``NAME`` or ``NAME:CONFIG``.
+
+    Raises:
+        DataError: There is none of that name, or the hub cannot be reached.
+    """
+    path, _, config = name.partition(":")
+    loader = _library()
+    try:
+        return parted(loader.load_dataset(path, config or None))
+    except DataError:
+        raise
+    except Exception as error:  # the hub, the network and the reader of each format raise their own
+        raise DataError(
+            f"the data set {name!r} cannot be loaded ({type(error).__name__}: {in_one_line(error)}); check its "
+            f"name; without a network, save it elsewhere with save_to_disk and give that folder"
+        ) from error
+
+
+def is_saved(path: Path) -> bool:
+    """Tell whether a folder was written by ``save_to_disk``."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def load_saved(path: Path) -> Data:
+    """Load a folder written by ``save_to_disk``.
+
+    Raises:
+        DataError: A file of it is missing or damaged.
+    """
+    loader = _library()
+    try:
+        return parted(loader.load_from_disk(str(path)))
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{path} is no whole saved data set ({type(error).__name__}: {in_one_line(error)}); save it again"
+        ) from error
+
+
+def parted(value: Any) -> Data:
+    """Share the splits of a DatasetDict out among the parts; a single Dataset is all there is, for ``test``.
+
+    Raises:
+        DataError: There is no split to test on, or it cannot be read by number.
+    """
+    if not isinstance(value, Mapping):
+        return Data(test=_readable(value))
+    parts = {PART_NAMES[name]: part for name, part in value.items() if name in PART_NAMES}
+    left = [name for name in value if name not in PART_NAMES]
+    notes = [f"Splits {', '.join(left)} were left out."] if left else []
+    if "select" in parts and ("test" not in parts or _unlabelled(parts["test"])):
+        if "test" in parts:
+            notes.append("The labels of the split test are withheld (-1): it was left out.")
+        parts["test"] = parts.pop("select")
+    if "test" not in parts:
+        raise DataError(f"the data set has no split to test on (it has {', '.join(value)}); a verdict needs one")
+    return Data(**{name: _readable(part) for name, part in parts.items()}, notes=tuple(notes))
+
+
+def read(data: Data, reading: Reading) -> Data:
+    """Turn parts that are Datasets into tables, or into samples where they hold pictures or arrays."""
+    given = {name: part for name in PARTS if (part := getattr(data, name)) is not None}
+    sets = {name: part for name, part in given.items() if is_dataset(part)}
+    if not sets:
+        return data
+    features = sets.get("test", next(iter(sets.values()))).features
+    labels, told = label_columns(list(features), reading.label)
+    names = getattr(features[labels[0]], "names", None) if len(labels) == 1 else None
+    made = replace(data, classes=data.classes or tuple(names or ()))
+    if all(_is_cell(feature) for feature in features.values()):
+        return replace(made, **{name: part.with_format("arrow")[:] for name, part in sets.items()})
+    drop = reading.preprocess.drop
+    samples: dict[str, Any] = {name: _samples(part, labels, drop) for name, part in sets.items()}
+    return replace(made, **samples, notes=(*data.notes, told))
+
+
+def _samples(part: Any, labels: Sequence[str], drop: Sequence[str]) -> HubSamples:
+    """Return the raw inputs of a Dataset; its labels are read at once."""
+    targets = None
+    if labels and all(name in part.column_names for name in labels):
+        columns = [np.asarray(part.with_format("numpy")[name][:]) for name in labels]
+        targets = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+        if targets.dtype.kind not in "biuf":
+            raise DataError(f"the labels in {', '.join(labels)} are not numbers; make them a ClassLabel")
+    names = [name for name in part.column_names if name not in labels and name not in drop]
+    return HubSamples(part.select_columns(names), targets)
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise MissingDependency.of("datasets", "hub") from error
+    return datasets
+
+
+def _readable(part: Any) -> Any:
+    if not hasattr(part, "__len__"):
+        raise DataError("the data set is streamed and has no samples by number; load it without streaming")
+    return part
+
+
+def _unlabelled(part: Any) -> bool:
+    """Tell whether a part's labels are all -1, as competitions withhold them."""
+    label = part.features.get("label")
+    return hasattr(label, "names") and len(part) > 0 and set(part["label"]) == {-1}
+
+
+def _is_cell(feature: Any) -> bool:
+    return type(feature).__name__ in ("Value", "ClassLabel")
+
+
+def _value(item: Any) -> Any:
+    """Return one raw input: a picture as bytes in RGB or grey, other things as an array; text stays text."""
+    if hasattr(item, "convert"):
+        item = item.convert("RGB") if item.mode not in ("L", "RGB") else item
+    return item if isinstance(item, str) else np.asarray(item)
+
+
+def _stacked(items: list[Any]) -> Any:
+    same = len({getattr(item, "shape", None) for item in items}) == 1 and not isinstance(items[0], str)
+    return np.stack(items) if same else items

@@ -1,0 +1,117 @@
+"""Raw samples out of files: pictures, arrays, and tables of text.
+
+This file needs NumPy alone (and Pillow where pictures are read), so that a bundle can carry it: measuring and
+``predict.py`` read files by this one implementation.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TABLES = (".csv", ".tsv", ".txt")
+"""Suffixes of files of text that hold a table."""
+
+
+def read_raw(path: Path) -> NDArray[Any]:
+    """Read one raw sample, or a stack of them: ``.npy``, or a picture as (H, W, C) bytes."""
+    if path.suffix == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); save it as 8-bit, or as .npy")
+        return np.asarray(image.convert("RGB") if image.mode not in ("L", "RGB") else image)
+
+
+def read_table(path: Path, names: Sequence[str] = ()) -> tuple[dict[str, list[str]], bool]:
+    """Read a table of text, whole, into memory.
+
+    ``.csv`` is parted by the first of comma, semicolon and tab that its first line has, with quotes; ``.tsv`` by
+    tabs, where quotes mean nothing; each line of ``.txt`` is one cell. Blank lines are left out.
+
+    Args:
+        path: The file, in UTF-8.
+        names: Columns that are looked for. The first line is a header if it has one of them; where none are known,
+            if its cells are distinct words, none of them empty or a number. Columns without a header are called
+            ``column_1``, ``column_2``; they are the ``names``, in order, if they are as many.
+
+    Returns:
+        Cells by column, all of one length, and whether the file has a header.
+
+    Raises:
+        ValueError: It is empty, not UTF-8, or its rows differ in length.
+        OSError: It cannot be opened.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = _rows(file, path.suffix)
+            first = next(rows, None)
+            if first is None:
+                raise ValueError("it is empty; a table has a row a sample")
+            header = path.suffix != ".txt" and _is_header(first, names)
+            columns = _columns(rows if header else itertools.chain([first], rows), len(first))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"it is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise ValueError(f"it is no table ({error}); write one row a line") from error
+    if header:
+        return dict(zip(_stripped(first), columns, strict=True)), True
+    called = [f"column_{at}" for at in range(1, len(first) + 1)]
+    if names and len(names) == len(first) and not set(names) <= set(called):
+        called = list(names)
+    return dict(zip(called, columns, strict=True)), False
+
+
+def _rows(file: Iterable[str], suffix: str) -> Iterator[list[str]]:
+    """Yield the rows that are not blank."""
+    lines = iter(file)
+    if suffix == ".txt":
+        return ([text] for line in lines if (text := line.rstrip("\r\n")).strip())
+    if suffix == ".tsv":
+        return (row for row in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if any(row))
+    first = next(lines, "")
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+    return (row for row in csv.reader(itertools.chain([first], lines), delimiter=delimiter) if any(row))
+
+
+def _columns(rows: Iterable[list[str]], width: int) -> list[list[str]]:
+    """Turn rows into columns; every row must have as many cells as the first line."""
+    columns: list[list[str]] = [[] for _ in range(width)]
+    for number, row in enumerate(rows, 1):
+        if len(row) != width:
+            raise ValueError(
+                f"row {number} has {len(row)} cells, the first line {width}; give each row all of them"
+            )
+        for column, cell in zip(columns, row, strict=True):
+            column.append(cell)
+    return columns
+
+
+def _is_header(cells: list[str], names: Sequence[str]) -> bool:
+    words = _stripped(cells)
+    if names:
+        return bool(set(words) & set(names))
+    return all(words) and len(set(words)) == len(words) and not any(is_number(word) for word in words)
+
+
+def _stripped(cells: list[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
+
+
+def is_number(word: str) -> bool:
+    """Tell whether a cell is a number."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
