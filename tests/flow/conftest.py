@@ -47,7 +47,7 @@ class Ran:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_clock():
-    """Let every child process measure latency in eight short rounds."""
+    """Let every child process measure latency in eight short rounds of four openings."""
     patch = pytest.MonkeyPatch()
     inherited = os.environ.get("PYTHONPATH")
     patch.setenv("PYTHONPATH", os.pathsep.join([str(QUICK), *([inherited] if inherited else [])]))

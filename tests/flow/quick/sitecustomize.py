@@ -1,4 +1,4 @@
-"""A quick clock for the processes that tests start: latency is measured in eight short rounds.
+"""A quick clock for the processes that tests start: latency is measured in four blocks of two short rounds.
 
 The tests of this folder look at what is done with numbers, not at how exact they are; tests/unit/measure does.
 """
@@ -19,7 +19,7 @@ class _Finder:
 
         def exec_module(module):
             load(module)
-            module.QUICK = module.USUAL = module.CAREFUL = module.Effort(rounds=8, most_rounds=8, seconds=9.0)
+            module.QUICK = module.USUAL = module.CAREFUL = module.Effort(4, 4, rounds=2, seconds=9.0)
             module._ROUND_MS = 0.5
 
         spec.loader.exec_module = exec_module
