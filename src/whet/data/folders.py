@@ -42,12 +42,15 @@ def read_folder(path: Path, reading: Reading = _PLAINLY) -> Data:
         return read_npz([path / name for name in names if name.endswith(".npz")])
     if any(name.endswith(".npy") for name in names):
         return _read_npy([path / name for name in names if name.endswith(".npy")])
+    found, pictures = [path / name for name in names if Path(name).suffix in _TABLES], _files(path)
+    if found and not pictures:
+        return tables.read_tables(found, reading)
     if folders := _folders(path):
         return _read_pictures(path, folders)
-    if found := [path / name for name in names if Path(name).suffix in _TABLES]:
-        return tables.read_tables(found, reading)
-    if found := _files(path):
-        return Data(test=FileSamples(tuple(found)), notes=("The pictures lie in no folders: there are no labels.",))
+    if pictures:
+        return Data(
+            test=FileSamples(tuple(pictures)), notes=("The pictures lie in no folders: there are no labels.",)
+        )
     raise DataError(
         f"{path} holds no data that is known: idx .gz files, .npz or .npy files, tables (.csv, .tsv, .parquet), "
         f"or pictures, in one folder a class"

@@ -141,7 +141,7 @@ def from_tables(tables: Mapping[str, Table], reading: Reading, *, header: bool =
     else:
         columns, notes = columns_of(tables[model], names, given), []
         preprocess = replace(given, table=(TableInput("input", columns),) if columns else ())
-    made = {part: _cells(table, names, preprocess, part) for part, table in tables.items()}
+    made = {part: _cells(tables[part], names, preprocess, part) for part in PARTS if part in tables}
     targets, classes = _targets(tables, labels, model)
     samples: dict[str, Any] = {part: TableSamples(cells, targets.get(part)) for part, cells in made.items()}
     return Data(**samples, preprocess=preprocess, classes=classes, notes=(told, *notes))
