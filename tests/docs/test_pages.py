@@ -16,7 +16,7 @@ PAGES = [
     for page in sorted(DOCS.rglob("*.md"))
     if any(language in ("python", "console") for language, _, _ in play.blocks(page.read_text()))
 ]
-LONG = {"tutorial.md", "how-to/transformer.md"}
+LONG = {"tutorial.md", "migrate.md", "how-to/transformer.md"}
 
 
 def name(page):
