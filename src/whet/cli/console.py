@@ -226,6 +226,7 @@ def standings_tables(standings: Sequence[Standing]) -> None:
         )  # fmt: skip
     console.print(table)
     _quality_table(console, standings)
+    _robustness_tables(console, standings)
 
 
 def _quality_table(console: Console, standings: Sequence[Standing]) -> None:
@@ -269,6 +270,29 @@ def _changes_table(console: Console, compared: Sequence[tuple[str, Comparison]])
 
 def _limit(value: float | None, sign: int) -> str:
     return f"{sign * float('inf') if value is None else value:.4f}"
+
+
+def _robustness_tables(console: Console, standings: Sequence[Standing]) -> None:
+    """Print the metric of each model on corrupted inputs, and how much more it loses than the first one."""
+    from whet.report.beyond import robustness_in_words
+
+    for item in standings:
+        found = item.robustness
+        if found is None or (item is standings[0] and len(standings) > 1):
+            continue
+        heads = ("inputs", "severity", standings[0].name, item.name, "loses more by", "all limits at once")
+        table = Table(title=f"corrupted inputs, {found.metric} on {found.samples} samples", title_justify="left")
+        for head in heads:
+            table.add_column(head, justify="left" if head == "inputs" else "right")
+        table.add_row("as they are", "", _number(found.before, 4), _number(found.after, 4), "", "")
+        for shift in found.shifts:
+            limits = shift.interval
+            told = f"{_number(limits.low, 4)} to {_number(limits.high, 4)}" if limits else ""
+            values = (_number(value, 4) for value in (shift.before, shift.after, shift.extra))
+            table.add_row(shift.corruption, str(shift.severity), *values, told)
+        console.print(table)
+        for sentence in robustness_in_words(found):
+            console.print(f"{item.name}: {sentence}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _ran(item: Standing) -> str:

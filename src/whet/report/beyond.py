@@ -85,7 +85,8 @@ def sections(outcome: Outcome) -> Iterator[str]:
         yield from _flips(outcome.flips)
     if outcome.robustness is not None:
         yield from ("", "## On corrupted inputs", "")
-        yield from _robustness(outcome.robustness)
+        exported = outcome.original.float_key not in (None, outcome.original.root)
+        yield from _robustness(outcome.robustness, "its float export" if exported else "")
 
 
 def _flips(found: Flips) -> Iterator[str]:
@@ -95,8 +96,8 @@ def _flips(found: Flips) -> Iterator[str]:
         return
     decisions = found.kind == "decisions"
     yield ""
-    yield f"The {len(found.kept)} with the greatest {'loss of confidence' if decisions else 'growth of error'}, "
-    yield "with their raw inputs, lie in [flips/](flips/flips.json)."
+    greatest = "loss of confidence" if decisions else "growth of error"
+    yield f"The {len(found.kept)} of the greatest {greatest}, raw inputs too, lie in [flips/](flips/flips.json)."
     yield ""
     yield "| sample | label | as given | shipped | loss | outcome | input |"
     yield "|---|---|---|---|---|---|---|"
@@ -135,7 +136,8 @@ def answer_in_words(item: Answer) -> str:
     return f"error {number(item.error)}"
 
 
-def _robustness(found: Robustness) -> Iterator[str]:
+def _robustness(found: Robustness, given: str) -> Iterator[str]:
+    """Yield the answer, the table and how it was found; ``given`` says what ran in place of the model as given."""
     yield from robustness_in_words(found)
     yield ""
     metric = found.metric
@@ -152,6 +154,8 @@ def _robustness(found: Robustness) -> Iterator[str]:
     yield f"On {some} test samples, the same corrupted inputs for both models (seed {found.seed})."
     yield "*Loses more by* is how far the shipped model falls behind the model as given on corrupted inputs, less"
     yield "how far it does so on clean ones."
+    if given:
+        yield f"The model as given was run as {given}, which answers alike, and sooner."
 
 
 def _extra(item: Shift) -> tuple[str, str]:

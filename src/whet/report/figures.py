@@ -208,10 +208,11 @@ def _difference(path: Path, before: Array, after: Array, outcome: Outcome, name:
 
 
 def _changed_most(before: Array, after: Array, classes: Sequence[str]) -> tuple[list[str], Array]:
-    """Return the names and numbers of the classes, or of those that changed most where there are too many."""
+    """Return the names and numbers of the classes; where there are too many, of those that changed, the most."""
     change = np.abs(after - before)
-    order = np.argsort(-(change.sum(axis=0) + change.sum(axis=1)), kind="stable")
-    few = np.sort(order[:_NAMED_CLASSES])
+    each = change.sum(axis=0) + change.sum(axis=1)
+    count = len(each) if len(each) <= _NAMED_CLASSES else min(max(int((each > 0).sum()), 2), _NAMED_CLASSES)
+    few = np.sort(np.argsort(-each, kind="stable")[:count])
     return [classes[at] if at < len(classes) else str(at) for at in few], few
 
 

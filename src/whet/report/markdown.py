@@ -193,6 +193,13 @@ def _against(compared: Comparison, names: Sequence[str] = ()) -> Iterator[str]:
         yield f"{compared.lost} samples became wrong, {compared.won} became right."
     told = ", ".join(f"{name} {number(value)}" for name, value in compared.fidelity.items())
     yield f"Against the original's outputs: {told}."
+    if len(compared.changes) > 1:
+        yield ""
+        yield "| metric | before | after | worse by | limits, each metric alone |"
+        yield "|---|---|---|---|---|"
+        for each in compared.changes:
+            drop = f"{each.drop:+.4f}{'' if each.bounded else ' of itself'}"
+            yield line(each.metric, number(each.before), number(each.after), drop, _limits(each.interval))
     yield from class_table(compared, names)
 
 

@@ -18,6 +18,7 @@ from whet.trials.flips import Answer, Flip, Flips
 _GIVEN, _SHIPPED = "#8a8f98", "#e4572e"
 _PICTURES, _COLUMNS, _LINES = 24, 6, 24  # that are shown
 _WORDS = 16  # letters of a name
+_TONES = "red: became wrong, green: became right"
 
 
 def flips(path: Path, found: Flips, folder: Path) -> Path:
@@ -45,7 +46,7 @@ def _pictures(shown: Sequence[Flip], folder: Path) -> Figure:
         axes.set_title(f"{label}\n{_answer(item.before)}\n→ {_answer(item.after)}", fontsize=7, color=_tone(item))
     for axes in grid:
         axes.set_axis_off()
-    figure.suptitle("as given → shipped; red: became wrong, green: became right", fontsize=9)
+    figure.suptitle(f"as given → shipped; {_TONES}", fontsize=9)
     return figure
 
 
@@ -64,6 +65,8 @@ def _lines(found: Flips) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     decisions = found.kind == "decisions"
     axes.set_xlabel("probability of the class that each model chose" if decisions else "error of the sample")
+    if decisions:
+        figure.suptitle(_TONES, fontsize=8, x=0.02, ha="left")
     figure.legend(loc="outside upper right", ncols=2, fontsize=8, frameon=False)
     return figure
 
@@ -101,7 +104,7 @@ def robustness(path: Path, found: Robustness) -> Path:
     grid[0].set_ylabel(found.metric)
     handles, labels = grid[0].get_legend_handles_labels()
     if found.worse:
-        handles.append(grid[0].scatter([], [], marker="*", color="black"))
+        handles.append(grid[0].scatter([], [], marker="*", s=110, color="black"))
         labels.append("loses more, beyond doubt")
     figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
@@ -116,7 +119,7 @@ def _panel(axes: Axes, found: Robustness, shifts: Sequence[Shift]) -> None:
     axes.plot(at, after, color=_SHIPPED, marker="o", ms=4, label="shipped")
     for item in shifts:
         if item in found.worse and item.after is not None:
-            axes.annotate("*", (item.severity, item.after), (0, -14), textcoords="offset points", ha="center")
+            axes.scatter(item.severity, item.after, marker="*", s=110, color="black", zorder=4)
     axes.set_xticks(at)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)

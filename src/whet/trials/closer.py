@@ -76,11 +76,13 @@ def look(problem: Problem, original: Original, shipped: Path, seconds: float, on
 
 
 def _spoilt(opened: Opened, original: Original, shipped: Path, judge: Judge, seconds: float) -> Robustness | None:
+    """Try the original on spoilt inputs, as its float export where there is one: the same answers in less time."""
     problem = opened.problem
-    contestants = {
-        "original": opened.contestant(opened.entry(original.root), problem.original),
-        "shipped": opened.shipped(shipped),
-    }
+    if original.float_key is None:
+        given = opened.contestant(opened.entry(original.root), problem.original)
+    else:
+        given = opened.contestant(opened.entry(original.float_key), problem.deployment)
+    contestants = {"original": given, "shipped": opened.shipped(shipped)}
     truth = None if judge.task.name == "fidelity" else judge.truth
     asked = Asked(judge.task, truth, problem.seed, problem.budget.confidence, seconds)
     with ExitStack() as stack:
