@@ -98,7 +98,7 @@ class Show:
 
 def outcome_table(outcome: Outcome, folder: Path) -> None:
     """Print a run's candidates, its verdict, and where everything lies."""
-    from whet.report.rows import batch_sizes, rows
+    from whet.search.rows import batch_sizes, rows
 
     console = _console()
     sizes = batch_sizes(outcome)
@@ -201,18 +201,7 @@ def standings_tables(standings: Sequence[Standing]) -> None:
         {int(n.conditions["batch_size"]) for s in standings for n in s.measurements if n.metric == "latency_p50_ms"}
     )
     for size in sizes:
-        table = Table(title=f"batch {size}", title_justify="left")
-        for head in ("model", "ran in", "p50 ms", "p90 ms", "p99 ms", "samples/s", f"against {standings[0].name}"):
-            table.add_column(head, justify="left" if head in ("model", "ran in") else "right", no_wrap=True)
-        for item in standings:
-            numbers = item.measurements
-            found = next((n for n in numbers if n.metric == "speedup" and n.conditions["batch_size"] == size), None)
-            latencies = [value_of(numbers, f"latency_{p}_ms", batch_size=size) for p in ("p50", "p90", "p99")]
-            rate = value_of(numbers, "throughput_per_s", batch_size=size)
-            table.add_row(
-                item.name, _ran(item), *(_number(ms, 3) for ms in latencies), _number(rate, 0), _times(found, True)
-            )
-        console.print(table)
+        _latency_table(console, standings, size)
     table = Table(title="size and memory", title_justify="left")
     for head in ("model", "bytes", "deflated", "deflation", "load ms", "peak MiB"):
         table.add_column(head, justify="left" if head == "model" else "right")
@@ -227,6 +216,29 @@ def standings_tables(standings: Sequence[Standing]) -> None:
     console.print(table)
     _quality_table(console, standings)
     _robustness_tables(console, standings)
+
+
+def _latency_table(console: Console, standings: Sequence[Standing], size: int) -> None:
+    """Print the latencies at one batch size, and where the machine was too noisy for what was asked."""
+    from whet.measure.measurement import value_of
+
+    table = Table(title=f"batch {size}", title_justify="left")
+    for head in ("model", "ran in", "p50 ms", "p90 ms", "p99 ms", "samples/s", f"against {standings[0].name}"):
+        table.add_column(head, justify="left" if head in ("model", "ran in") else "right", no_wrap=True)
+    doubts = []
+    for item in standings:
+        numbers = item.measurements
+        found = next((n for n in numbers if n.metric == "speedup" and n.conditions["batch_size"] == size), None)
+        latencies = [value_of(numbers, f"latency_{p}_ms", batch_size=size) for p in ("p50", "p90", "p99")]
+        rate = value_of(numbers, "throughput_per_s", batch_size=size)
+        table.add_row(
+            item.name, _ran(item), *(_number(ms, 3) for ms in latencies), _number(rate, 0), _times(found, True)
+        )
+        if found and "noise" in found.conditions:
+            doubts.append(f"{item.name} is {found.conditions['noise']}")
+    console.print(table)
+    if doubts:
+        console.print(f"The machine was noisy: {'; '.join(doubts)}.", soft_wrap=True, highlight=False, markup=False)
 
 
 def _quality_table(console: Console, standings: Sequence[Standing]) -> None:

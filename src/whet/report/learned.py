@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
+from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison
 from whet.report import beyond
-from whet.report.rows import Row, rows, runtime_gain
+from whet.search.rows import Row, rows, runtime_gain
 from whet.report.tables import one_line
 from whet.search.outcome import Outcome
 from whet.trials.problem import Result, StepReport
@@ -24,6 +26,7 @@ def sentences(outcome: Outcome) -> list[str]:
         *_runtime(outcome),
         *_best(candidates),
         *_slower(candidates),
+        *_noise(outcome),
         *_classes(outcome),
         *_look(outcome),
         *_steps(outcome),
@@ -99,6 +102,35 @@ def _look(outcome: Outcome) -> Iterator[str]:
         yield beyond.flips_in_words(outcome.flips)
     if outcome.robustness is not None:
         yield from beyond.robustness_in_words(outcome.robustness)
+
+
+def _noise(outcome: Outcome) -> Iterator[str]:
+    """Say how many speed-ups are known less exactly than was asked, or rest on a single opening."""
+    timed = [(result.name, item) for result in outcome.results for item in result.measurements]
+    if outcome.proof is not None:
+        timed += [(outcome.proof.chosen, item) for item in outcome.proof.measurements]
+    timed = [(name, item) for name, item in timed if item.metric == "speedup"]
+    noisy = [(name, item) for name, item in timed if "noise" in item.conditions]
+    if noisy:
+        name, worst = max(noisy, key=lambda pair: _width(pair[1]))
+        yield (
+            f"The machine was noisy: {len(noisy)} of {len(timed)} speed-ups are known less exactly than was asked, "
+            f"the least that of `{name}` at batch {worst.conditions['batch_size']} ({worst.conditions['noise']})."
+        )
+    once = sum(item.conditions.get("blocks") == 1 for _, item in timed)
+    if once:
+        yield (
+            f"{once} of {len(timed)} speed-ups rest on a single opening of what they compare, which takes long: "
+            f"how far one opening differs from the next is not in their intervals."
+        )
+
+
+def _width(item: Measurement) -> float:
+    """Return the width of a ratio's interval, as a share of it."""
+    limits = item.interval
+    if limits is None or limits.low is None or limits.high is None or not item.value:
+        return math.inf
+    return (limits.high - limits.low) / item.value
 
 
 def _steps(outcome: Outcome) -> Iterator[str]:

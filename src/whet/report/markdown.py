@@ -10,7 +10,7 @@ from whet.measure.quality import Comparison
 from whet.measure.verdict import Verdict
 from whet.report.beyond import class_table, confusion_table, sections
 from whet.report.learned import sentences
-from whet.report.rows import Row, batch_sizes, rows, runtime_gain
+from whet.search.rows import Row, batch_sizes, rows, runtime_gain
 from whet.report.tables import line, number, one_line
 from whet.search.choice import pareto
 from whet.search.outcome import Outcome
@@ -211,7 +211,8 @@ def _conditions(outcome: Outcome) -> Iterator[str]:
     yield f"- samples: {', '.join(f'{part} {count}' for part, count in outcome.original.splits.items())}"
     macs = f"{outcome.original.macs:,}" if outcome.original.macs is not None else "unknown"
     yield f"- the model as given: {outcome.original.parameters:,} parameters, {macs} MACs a sample"
-    yield "- latency: alternating rounds after a warm-up; medians of the rounds' ratios, with exact intervals"
+    yield "- latency: blocks of alternating rounds, everything opened anew for each; the mean of their ratios, with"
+    yield "  Student's interval over blocks"
     yield "- quality: paired sample by sample; limits are one-sided"
     yield f"- the whole took {outcome.seconds:.0f} s"
 

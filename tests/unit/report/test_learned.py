@@ -45,6 +45,38 @@ def test_what_the_runtime_gave_is_told_apart_from_what_the_compression_gave(make
     assert "The smallest file, of `combined`, takes 299,000 bytes (269,100 deflated), at a drop of 0.0800." in text
 
 
+def doubted(outcome, **conditions):
+    """Add conditions to the speed-ups of the first two candidates at batch 32, the second one's interval wider."""
+
+    def of(item, share):
+        if item.metric != "speedup" or item.conditions["batch_size"] != 32:
+            return item
+        interval = replace(item.interval, low=(1 - share) * item.value, high=(1 + share) * item.value)
+        return replace(item, interval=interval, conditions={**item.conditions, **conditions})
+
+    first, second, *others = outcome.results
+    noisy = [
+        replace(result, measurements=tuple(of(item, share) for item in result.measurements))
+        for result, share in ((first, 0.04), (second, 0.06))
+    ]
+    return replace(outcome, results=(*noisy, *others))
+
+
+def test_a_noisy_machine_is_told_in_one_sentence_with_the_worst_of_it(make):
+    outcome = doubted(make(), noise="known to 12.0%, 5.0% was asked")
+    (sentence,) = [each for each in sentences(outcome) if "noisy" in each]
+    assert "4 of 28 speed-ups are known less exactly than was asked" in sentence
+    assert f"`{outcome.results[1].name}` at batch 32 (known to 12.0%, 5.0% was asked)." in sentence
+
+
+def test_speedups_of_a_single_opening_are_told(make):
+    assert "4 of 28 speed-ups rest on a single opening" in told(doubted(make(), blocks=1))
+
+
+def test_a_quiet_machine_is_not_mentioned(make):
+    assert not re.search("noisy|opening", told(make()))
+
+
 def test_a_model_given_as_onnx_has_no_runtime_gain(make):
     outcome = make()
     outcome = replace(outcome, original=replace(outcome.original, format="onnx"))
