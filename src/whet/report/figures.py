@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from whet.report.pictures import flips, robustness
-from whet.report.rows import ORIGINAL, Row, batch_sizes, rows
 from whet.search.outcome import Outcome
+from whet.search.rows import ORIGINAL, Row, batch_sizes, rows
 
 if TYPE_CHECKING:
     from whet.types import Array

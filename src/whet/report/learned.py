@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison
 from whet.report import beyond
-from whet.search.rows import Row, rows, runtime_gain
 from whet.report.tables import one_line
 from whet.search.outcome import Outcome
+from whet.search.rows import Row, rows, runtime_gain
 from whet.trials.problem import Result, StepReport
 from whet.trials.trial import FLOAT
 

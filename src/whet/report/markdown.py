@@ -10,10 +10,10 @@ from whet.measure.quality import Comparison
 from whet.measure.verdict import Verdict
 from whet.report.beyond import class_table, confusion_table, sections
 from whet.report.learned import sentences
-from whet.search.rows import Row, batch_sizes, rows, runtime_gain
 from whet.report.tables import line, number, one_line
 from whet.search.choice import pareto
 from whet.search.outcome import Outcome
+from whet.search.rows import Row, batch_sizes, rows, runtime_gain
 from whet.trials.problem import Failure, Result, StepReport
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from whet.report.rows import batch_sizes, rows, runtime_gain
+from whet.search.rows import batch_sizes, rows, runtime_gain
 
 
 def test_the_original_comes_first_and_failed_candidates_are_rows_too(make):
