@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +122,7 @@ class TensorSpec:
                 f"reshape the data, or bring it to size with --preprocess"
             )
         for axis, (most, have) in enumerate(zip(self.most, array.shape, strict=False)):
-            if most is not None and have > most:
+            if most is not None and axis != self.sample and have > most:
                 raise SignatureError(
                     f"input {self} takes at most {most} along axis {axis}, the data has {have}; cut it to {most}"
                 )
@@ -179,6 +179,12 @@ class Signature:
         sizes = {spec.shape[spec.sample] for spec in self.inputs if spec.shape and spec.sample is not None}
         fixed = sizes - {None}
         return fixed.pop() if len(fixed) == 1 else None
+
+    @property
+    def most(self) -> int | None:
+        """The greatest number of samples in one call, or None where there is no bound."""
+        bounds = [spec.most[spec.sample] for spec in self.inputs if spec.sample is not None and spec.most]
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     @property
     def answer(self) -> str:
@@ -297,6 +303,10 @@ class Layer:
     parameters: int
     bytes: int
     macs: int | None = None
+
+    def of_one(self, samples: int) -> Layer:
+        """Return the layer with the MACs of one sample, where they were counted for several."""
+        return self if self.macs is None else replace(self, macs=self.macs // samples)
 
 
 def itemsize(dtype: str) -> int:

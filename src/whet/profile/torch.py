@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from whet.models.model import Model
+from whet.models.torch import program
 from whet.models.torch.adapter import tensors
 
 if TYPE_CHECKING:
@@ -29,12 +31,13 @@ def layer_times(model: Model, batch: Batch, threads: int) -> tuple[float, Mappin
     torch.set_num_threads(threads)
     module: nn.Module = model.payload.module
     inputs = tensors(batch)
-    kinds = {name or "(root)": type(part).__name__ for name, part in module.named_modules()}
+    parts = module.named_modules()
+    kinds = {name or "(root)": getattr(part, "exported_as", type(part).__name__) for name, part in parts}
     with torch.inference_mode():
         for _ in range(_WARM_UP):
             module(**inputs)
         total = 1000 * float(np.median([_seconds(module, inputs) for _ in range(_CALLS)]))
-        shares = _shares(module, inputs)
+        shares = _of_program(module, inputs) if isinstance(module, GraphModule) else _shares(module, inputs)
     times = {name: (kinds[name], total * share) for name, share in shares.items()}
     rest = total - sum(spent for _, spent in times.values())
     if rest > 0:
@@ -46,6 +49,26 @@ def _seconds(module: nn.Module, inputs: Mapping[str, Tensor]) -> float:
     start = time.perf_counter()
     module(**inputs)
     return time.perf_counter() - start
+
+
+def _of_program(module: GraphModule, inputs: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the median share of each module that a program remembers, its operators run one by one."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for _ in range(_CALLS):
+        spent: dict[str, float] = defaultdict(float)
+
+        def clock(name: str, call: Callable[[], Any], spent: dict[str, float] = spent) -> Any:
+            start = time.perf_counter()
+            result = call()
+            spent[name or "(root)"] += time.perf_counter() - start
+            return result
+
+        start = time.perf_counter()
+        program.walk(module, inputs.values(), clock)
+        whole = time.perf_counter() - start
+        for name, seconds in spent.items():
+            found[name].append(seconds / whole)
+    return {name: float(np.median(each)) for name, each in found.items()}
 
 
 def _shares(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, float]:

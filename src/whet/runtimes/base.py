@@ -148,7 +148,7 @@ def predict(session: Session, signature: Signature, batches: Iterable[Batch]) ->
     """Run batches and return each output whole, (N, ...): its axis of samples is brought to the front.
 
     A model of a fixed batch length is fed that many samples at a time; the last lot is padded and cut again.
-    Outputs that are the same for all samples are left out.
+    One that takes a limited number is fed no more at once. Outputs that are the same for all samples are left out.
 
     Raises:
         SignatureError: A batch does not fit, or an output has no row a sample, or rows of differing lengths.
@@ -162,14 +162,17 @@ def predict(session: Session, signature: Signature, batches: Iterable[Batch]) ->
 
 def _run(session: Session, signature: Signature, batch: Batch) -> dict[str, Array]:
     count = signature.count(batch)
-    fixed = signature.batch
-    if fixed is None or fixed == count:
+    fixed, most = signature.batch, signature.most
+    if fixed == count or (fixed is None and count <= (most or count)):
         return by_sample(session.run(batch), signature, count)
+    size = fixed or most or count
     parts: dict[str, list[Array]] = {}
-    for start in range(0, count, fixed):
-        lot = _padded(signature, signature.take(batch, start, start + fixed), fixed)
-        for name, array in by_sample(session.run(lot), signature, fixed).items():
-            parts.setdefault(name, []).append(array[: min(fixed, count - start)])
+    for start in range(0, count, size):
+        lot = signature.take(batch, start, start + size)
+        if fixed:
+            lot = _padded(signature, lot, fixed)
+        for name, array in by_sample(session.run(lot), signature, signature.count(lot)).items():
+            parts.setdefault(name, []).append(array[: min(size, count - start)])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 

@@ -101,8 +101,10 @@ class OnnxAdapter:
 
     def layers(self, model: Model) -> list[Layer]:
         """Return the nodes that own weights or multiply, counted for one sample."""
-        sample = None if model.signature is None else model.signature.synthetic(1)
-        return counting.layers(model.payload, sample)
+        if model.signature is None:
+            return counting.layers(model.payload, None)
+        found = counting.layers(model.payload, model.signature.synthetic(1))
+        return [layer.of_one(model.signature.batch or 1) for layer in found]
 
     def weights(self, model: Model) -> dict[str, Array]:
         """Return a copy of every floating initializer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +92,9 @@ class TorchAdapter:
     def clone(self, model: Model) -> Model:
         """Copy the module."""
         payload: TorchPayload = model.payload
-        return model.with_payload(TorchPayload(copy.deepcopy(payload.module), payload.edits))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of torch, about the trees of its own programs
+            return model.with_payload(TorchPayload(copy.deepcopy(payload.module), payload.edits))
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Array]:
         """Run the module in inference mode."""
@@ -99,9 +102,10 @@ class TorchAdapter:
 
     def layers(self, model: Model) -> list[Layer]:
         """Return the modules that own parameters, with their MACs for one sample where a sample is known."""
-        sample = None if model.signature is None else model.signature.synthetic(1)
-        macs = None if sample is None else counting.macs(model.payload.module, tensors(sample))
-        return counting.layers(model.payload.module, macs)
+        if model.signature is None:
+            return counting.layers(model.payload.module, None)
+        macs = counting.macs(model.payload.module, tensors(model.signature.synthetic(1)))
+        return [layer.of_one(model.signature.batch or 1) for layer in counting.layers(model.payload.module, macs)]
 
     def weights(self, model: Model) -> dict[str, Array]:
         """Return a copy of every floating parameter."""
@@ -132,6 +136,9 @@ class TorchAdapter:
 def _fitted(sample: Batch, known: tuple[TensorSpec, ...]) -> Batch:
     """Return data in the types that an origin is known to take; what is too long for it is refused."""
     specs = {spec.name: spec for spec in known}
+    fixed = Signature(known, ()).batch
+    if fixed is not None:
+        sample = {name: np.resize(array, (fixed, *array.shape[1:])) for name, array in sample.items()}
     return {name: specs[name].fit(array) if name in specs else array for name, array in sample.items()}
 
 

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from whet.models.torch import program
 from whet.models.torch.edits import Int8Linear, Int8Recurrent
 from whet.types import Layer
 
 # Tables and scales: pruning or clustering them is not what a user means by it.
 _OPAQUE = (Int8Linear, Int8Recurrent)  # to torch's counter
 _NOT_PRUNABLE = (nn.Embedding, nn.EmbeddingBag, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_NAMES = {"Embedding", "EmbeddingBag", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm"}
 
 
 def macs(module: nn.Module, sample: Mapping[str, Tensor]) -> dict[str, int]:
@@ -25,6 +28,9 @@ def macs(module: nn.Module, sample: Mapping[str, Tensor]) -> dict[str, int]:
     torch's own counter knows matrix products, convolutions and attention. The fused LSTM, attention and
     transformer layer of the CPU are opaque to it and are switched off while it counts.
     """
+    if isinstance(module, GraphModule):
+        with _in_the_open():
+            return program.macs(module, sample)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _in_the_open(), counter:
         module(**sample)
@@ -51,11 +57,12 @@ def layers(module: nn.Module, counted: Mapping[str, int] | None) -> list[Layer]:
         own = [(key, tensor) for key, tensor in each if _join(name, key) in firsts]
         if not own and not (counted and _own_macs(name, counted)):
             continue
-        prunable = not isinstance(part, _NOT_PRUNABLE)
+        kind = getattr(part, "exported_as", type(part).__name__)
+        prunable = not isinstance(part, _NOT_PRUNABLE) and kind not in _NAMES
         found.append(
             Layer(
                 name or "(root)",
-                type(part).__name__,
+                kind,
                 tuple(
                     _join(name, key)
                     for key, tensor in own

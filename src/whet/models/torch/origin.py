@@ -1,4 +1,4 @@
-"""A fresh module from where it came: a factory of a user's file, a config of the hub, or a class in memory."""
+"""A fresh module from where it came: a user's factory, a config of the hub, a program, a class in memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from torch import nn
 from whet import userfile
 from whet.errors import ModelError
 from whet.models.source import Origin, Source
-from whet.models.torch import checkpoint, hub
+from whet.models.torch import checkpoint, hub, program
 from whet.types import TensorSpec
+
+_PROGRAM = "program.pt2"
 
 
 def build(source: Source) -> nn.Module:
@@ -27,6 +29,8 @@ def build(source: Source) -> nn.Module:
         return _from_memory(source).eval()
     if source.origin is Origin.HUB:
         return hub.build(source)
+    if source.origin is Origin.FILE:
+        return program.build(Path(source.path)).eval()
     module = userfile.call(Path(source.path), source.factory, ModelError)
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -51,23 +55,27 @@ def keep(source: Source, folder: Path) -> None:
     """Write beside a stored model what its origin is built from, where that is neither code nor in memory."""
     if source.origin is Origin.HUB:
         shutil.copyfile(Path(source.path) / hub.CONFIG, folder / hub.CONFIG)
+    elif source.origin is Origin.FILE:
+        program.keep(Path(source.path), folder / _PROGRAM)
 
 
 def kept(source: Source, folder: Path) -> Source:
     """Return the source with its path led to what was kept beside a stored model, if anything was."""
+    if (folder / _PROGRAM).is_file():
+        return replace(source, path=str(folder / _PROGRAM))
     return replace(source, path=str(folder)) if (folder / hub.CONFIG).is_file() else source
 
 
 def kept_files(folder: Path) -> list[Path]:
     """Return what ``keep`` wrote."""
-    return [path for path in (folder / hub.CONFIG,) if path.is_file()]
+    return [path for path in (folder / hub.CONFIG, folder / _PROGRAM) if path.is_file()]
 
 
 def inputs(source: Source, module: nn.Module) -> tuple[TensorSpec, ...]:
     """Return what goes in: as the user declared it, else as the origin tells; nothing where only data can."""
-    if source.inputs or source.origin is not Origin.HUB:
+    if source.inputs or source.origin not in (Origin.HUB, Origin.FILE):
         return source.inputs
-    return hub.inputs(source, module)
+    return hub.inputs(source, module) if source.origin is Origin.HUB else program.inputs(module)
 
 
 def _from_memory(source: Source) -> nn.Module:

@@ -37,6 +37,7 @@ def export_onnx(request: ExportOnnx, model: Model, context: PassContext) -> Outc
     signature = model.signature
     if signature is None:
         raise PassError("the model's inputs are not known; give data, or --input 'name=dtype[axes]'")
+    request = replace(request, batch=request.batch or signature.batch or 0)  # a program may have fixed it
     batch = _inputs(signature, context, request.batch or _COMPARED)
     proto = _export(request, model.payload.module, signature, batch)
     flushed = flush_subnormals(proto)
@@ -68,9 +69,7 @@ def _signature(declared: Signature, before: Signature, batch: int) -> Signature:
                 raise _fixed(spec.name, axis, have)
         inputs.append(replace(source, dtype=spec.dtype, shape=shape))
     for spec, source in zip(declared.outputs, before.outputs, strict=True):
-        shape = tuple(
-            (batch or None) if axis == source.sample else size for axis, size in enumerate(spec.shape)
-        )
+        shape = tuple((batch or None) if axis == source.sample else size for axis, size in enumerate(spec.shape))
         outputs.append(replace(spec, shape=shape, sample=source.sample))
     return Signature(tuple(inputs), tuple(outputs))
 
@@ -126,7 +125,8 @@ def _inputs(signature: Signature, context: PassContext, count: int) -> Batch:
 
 
 def _export(request: ExportOnnx, module: nn.Module, signature: Signature, batch: Batch) -> onnx.ModelProto:
-    dimension = torch.export.Dim("batch")
+    bounds = [most for spec in signature.inputs if spec.most and (most := spec.most[0])]
+    dimension = torch.export.Dim("batch", max=min(bounds)) if bounds else torch.export.Dim("batch")
     dynamic: Any = None
     if not request.batch:
         dynamic = {spec.name: _free_axes(spec, dimension) for spec in signature.inputs}
@@ -149,9 +149,10 @@ def _export(request: ExportOnnx, module: nn.Module, signature: Signature, batch:
 
 
 def _free_axes(spec: TensorSpec, dimension: Any) -> dict[int, Any]:
-    """Name the free axes of an input; axis 0 is the same of all inputs."""
-    axes = {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(spec.shape) if size is None and axis}
-    return {0: dimension, **axes}
+    """Name the free axes of an input; that of samples is the same of all inputs."""
+    free = (axis for axis, size in enumerate(spec.shape) if size is None and axis != spec.sample)
+    axes = dict.fromkeys(free, torch.export.Dim.DYNAMIC)
+    return axes if spec.sample is None else {spec.sample: dimension, **axes}
 
 
 def _explain(error: Exception) -> PassError:
