@@ -75,7 +75,7 @@ def test_limits_hold_in_every_world(kind):
     every, tries = worlds.PLANS[kind]
     for world in every:
         for n, count in tries.items():
-            rows = worlds.tried(world, n, max(100, count // 2))
+            rows = worlds.tried(world, n, count // 5)
             if not any(part in world.name for part in HARD):
                 check(rows)
 

@@ -251,16 +251,21 @@ OWN = [own("hits, 2 % lost, 1 % won", None), own("mean error, normal", "normal")
 
 
 PLANS: dict[str, tuple[list[World], dict[int, int]]] = {
-    "classes": (CLASSES, {100: 400, 300: 400, 1000: 400, 10_000: 400}),
-    "errors": (ERRORS, {100: 2000, 300: 1500, 1000: 1000, 10_000: 500}),
-    "pairs": (PAIRS, {100: 600, 300: 500, 1000: 400, 10_000: 120}),
-    "own": (OWN, {100: 200, 1000: 100}),
+    "classes": (CLASSES, {100: 2000, 300: 2000, 1000: 2000, 10_000: 2000}),
+    "errors": (ERRORS, {100: 5000, 300: 4000, 1000: 3000, 10_000: 1500}),
+    "pairs": (PAIRS, {100: 1500, 300: 1500, 1000: 1500, 10_000: 500}),
+    "own": (OWN, {100: 750, 1000: 300}),
 }
 """Worlds by kind, and how often each is tried at each size."""
 
 
-def main(kinds: list[str]) -> None:
-    """Print worlds as rows of a Markdown table; draws and resamples are fewer than those of a verdict, for time."""
+def main(effort: float, kinds: list[str]) -> None:
+    """Print worlds as rows of a Markdown table; draws and resamples are fewer than those of a verdict, for time.
+
+    Args:
+        effort: Share of the tries of PLANS.
+        kinds: Of worlds; none means all.
+    """
     statistics._DRAWN, statistics.bootstrap.__kwdefaults__["resamples"] = 40_000, 500
     print("| metric | world | n | tries | false PASS | upper holds | lower holds | interval holds |")
     print("|---|---|---|---|---|---|---|---|")
@@ -268,11 +273,11 @@ def main(kinds: list[str]) -> None:
         worlds, tries = PLANS[kind]
         for world in worlds:
             for n, count in tries.items():
-                for row in tried(world, n, count):
+                for row in tried(world, n, round(effort * count)):
                     rates = (row.above, 1 - row.above, 1 - row.below, 1 - row.both)
                     told = " | ".join(f"{100 * rate:.1f} %" for rate in rates)
                     print(f"| {row.metric} | {row.world} | {row.n:,} | {row.tries:,} | {told} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, sys.argv[2:])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from whet.measure.changes import Change
+from whet.measure.measurement import Interval
 from whet.measure.verdict import Answer, Verdict
 from whet.report.markdown import candidate_page, report
 
@@ -90,6 +92,20 @@ def test_classes_are_called_by_their_names_in_the_report_and_on_the_candidates_p
     for page in (report(names, []), candidate_page(names.results[2], names)):
         assert "| cat | 333 |" in page
         assert r"| a\|b | 333 |" in page
+
+
+def test_every_metric_whose_loss_was_bounded_stands_in_a_table_of_its_own(make):
+    outcome = make()
+    result = outcome.results[2]
+    limits = Interval(-0.0123, 0.0345, 0.95, "Dirichlet draws, paired", one_sided=True)
+    changes = (
+        Change("g_mean", True, 0.91, 0.9, 0.01, limits),
+        Change("rmse", False, 2.0, 2.1, 0.05, replace(limits, high=None)),
+    )
+    page = candidate_page(replace(result, comparison=replace(result.comparison, changes=changes)), outcome)
+    told = "95.0% one-sided limits -0.0123 to 0.0345, Dirichlet draws, paired"
+    assert f"| g_mean | 0.91 | 0.9 | +0.0100 | {told} |" in page
+    assert "| rmse | 2 | 2.1 | +0.0500 of itself | 95.0% one-sided limits -0.0123 to inf" in page
 
 
 def test_a_page_of_a_failed_candidate_says_why_in_one_line(make):
