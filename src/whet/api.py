@@ -12,8 +12,8 @@ from typing import Any, TypedDict, Unpack, cast
 
 import msgspec
 
-from whet import isolate, plain, userfile
-from whet.bundle.verify import Check
+from whet import isolate, plain, progress, userfile
+from whet.bundle.verify import Checks
 from whet.bundle.verify import verify as verify_bundle
 from whet.data.data import Splits
 from whet.data.goal import named
@@ -27,7 +27,7 @@ from whet.models.model import Model
 from whet.models.signature import parse_input
 from whet.models.source import Source, source_of
 from whet.profile.profile import Profile
-from whet.progress import OnEvent, silent
+from whet.progress import OnEvent
 from whet.recipe import presets
 from whet.recipe.presets import recipe
 from whet.recipe.recipe import Recipe
@@ -39,7 +39,7 @@ from whet.search.optimize import Order
 from whet.search.outcome import Outcome
 from whet.storage import lock, storage_errors
 from whet.trials.command import command
-from whet.trials.contest import Contest, Entrant, Standing, hold, profile_entrant
+from whet.trials.contest import Contest, Entrant, Standings, hold, profile_entrant
 from whet.trials.problem import Problem
 
 _SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
@@ -118,7 +118,7 @@ class Options(DataOptions, total=False):
         recipes: What ``optimize`` tries, in place of the usual set.
         robustness: Whether behaviour on corrupted inputs is looked at: by ``optimize`` of what it chose unless this
             is False, by ``evaluate`` if it is True.
-        on_event: Told of progress.
+        on_event: Told of progress; by default a line in a notebook, and nothing elsewhere.
     """
 
     weights: str | Path | Sequence[str | Path] | None
@@ -147,7 +147,7 @@ def optimize(model: Any, data: Any, out: str | Path, **options: Unpack[Options])
         UserError: The model, the data or the folder cannot be used.
     """
     order = plan("optimize", model, data, out, **options)
-    return _carry_out(order, searching.optimize, options.get("on_event", silent))
+    return _carry_out(order, searching.optimize, options.get("on_event") or progress.usual())
 
 
 def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> Outcome:
@@ -159,10 +159,10 @@ def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> O
     if not options.get("recipes"):
         raise UserError(f"name the recipes to compare: a .toml file, or one of {', '.join(presets.NAMES)}")
     order = plan("run", model, data, out, **options)
-    return _carry_out(order, searching.run, options.get("on_event", silent))
+    return _carry_out(order, searching.run, options.get("on_event") or progress.usual())
 
 
-def verify(bundle: str | Path, model: Any = None) -> list[Check]:
+def verify(bundle: str | Path, model: Any = None) -> Checks:
     """Check a bundle: bytes, processor, signature, recorded outputs. All is well if every check is ``ok``.
 
     Args:
@@ -181,7 +181,7 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     _check(options, "profile", {*_SEARCHING, "runtime", "robustness"})
     entrant = _entrant(model, options.get("weights"), options)
     deployment = _deployment(options, (1,))
-    tell = options.get("on_event", silent)
+    tell = options.get("on_event") or progress.usual()
     found = isolate.call(
         profile_entrant, entrant, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
     )
@@ -189,19 +189,19 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     return found
 
 
-def bench(*models: Any, data: Any = None, **options: Unpack[Options]) -> list[Standing]:
+def bench(*models: Any, data: Any = None, **options: Unpack[Options]) -> Standings:
     """Time models in turns, with their size, load time and memory; without data, on inputs drawn by ``input``."""
     _check(options, "bench", {*_SEARCHING, "robustness"})
     return _contest(models, data, options, quality=False, speed=True)
 
 
-def evaluate(*models: Any, data: Any, **options: Unpack[Options]) -> list[Standing]:
+def evaluate(*models: Any, data: Any, **options: Unpack[Options]) -> Standings:
     """Measure what models are worth on ``test``; several with intervals that hold for all at once."""
     _check(options, "evaluate", {*_SEARCHING, "batch_sizes"})
     return _contest(models, data, options, quality=True, speed=False)
 
 
-def compare(*models: Any, data: Any, **options: Unpack[Options]) -> list[Standing]:
+def compare(*models: Any, data: Any, **options: Unpack[Options]) -> Standings:
     """Compare models with the first one: quality sample by sample, speed in turns, size and memory.
 
     Args:
@@ -218,7 +218,7 @@ def compare(*models: Any, data: Any, **options: Unpack[Options]) -> list[Standin
     return _contest(models, data, options, quality=True, speed=True)
 
 
-def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: bool, speed: bool) -> list[Standing]:
+def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: bool, speed: bool) -> Standings:
     weights = options.get("weights")
     given = [weights] if isinstance(weights, str | Path) else list(weights or ())
     entrants: list[Entrant] = []
@@ -234,7 +234,7 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
         raise UserError(f"{given[0]} belongs to no model; give one --weights a file.py:function, in their order")
     asked = Contest(entrants, _optional(data, options), _deployment(options, (1, 7, 32)), quality, speed)
     asked = replace(asked, robustness=options.get("robustness", False), seed=options.get("seed", 0))
-    return hold(asked, options.get("on_event", silent))
+    return hold(asked, options.get("on_event") or progress.usual())
 
 
 def _entrant(model: Any, weights: Any, options: Options) -> Entrant:

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from whet import plain
+from whet import markup, plain
 from whet.errors import BundleError
 from whet.machine import Machine
+from whet.measure import verdict
 from whet.measure.verdict import Verdict
 from whet.types import Format, Signature, Step, Trait
 
@@ -75,6 +76,18 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     whet: str = ""
     schema: int = SCHEMA
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("model", f"{self.file} ({self.format})"),
+            ("inputs", ", ".join(map(str, self.signature.inputs))),
+            ("outputs", ", ".join(map(str, self.signature.outputs))),
+            ("task", f"{self.task}, by {self.metric}"),
+            ("runs in", ", ".join(f"{name} {value}" for name, value in self.deployment.items() if value)),
+            ("steps", ", ".join(step.name for step in self.history)),
+            ("answer", self.answer),
+        ]
+        return markup.table(("bundle", self.name), rows) + (verdict.in_html(self.verdicts) if self.verdicts else "")
 
 
 def read(bundle: Path) -> Manifest:

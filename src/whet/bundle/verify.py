@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from whet import plain
+from whet import markup, plain
 from whet.bundle import manifest
 from whet.bundle.manifest import Manifest
 from whet.errors import BundleError, WhetError
@@ -37,7 +37,15 @@ class Check:
     detail: str
 
 
-def verify(bundle: Path, machine: Machine | None = None, source: Source | None = None) -> list[Check]:
+class Checks(list[Check]):
+    """Checks in the order they were made; a notebook shows them as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = [("PASS" if check.ok else "FAIL", check.kind, check.detail) for check in self]
+        return markup.table(("answer", "check", "detail"), rows)
+
+
+def verify(bundle: Path, machine: Machine | None = None, source: Source | None = None) -> Checks:
     """Check a bundle; nothing of it is opened before its bytes are known to be the right ones.
 
     Args:
@@ -48,8 +56,8 @@ def verify(bundle: Path, machine: Machine | None = None, source: Source | None =
     try:
         made = manifest.read(bundle)
     except BundleError as error:
-        return [Check("manifest", False, str(error))]
-    checks = [Check("manifest", True, f"{made.name}, schema {made.schema}"), _files(bundle, made)]
+        return Checks([Check("manifest", False, str(error))])
+    checks = Checks([Check("manifest", True, f"{made.name}, schema {made.schema}"), _files(bundle, made)])
     checks.append(_processor(made, machine or this_machine()))
     if not checks[1].ok:
         return checks

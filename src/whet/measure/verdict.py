@@ -10,6 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from whet import markup
 from whet.measure import statistics
 from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison
@@ -60,6 +61,16 @@ class Verdict:
     answer: Answer
     evidence: str
     needed_samples: int | None = None
+
+    def _repr_html_(self) -> str:
+        return in_html([self])
+
+
+def in_html(verdicts: Iterable[Verdict], title: str = "") -> str:
+    """Return verdicts as a table for a notebook."""
+    heads = ("answer", "claim", "evidence", "would be settled by")
+    rows = [(item.answer, item.claim, item.evidence, markup.number(item.needed_samples, ",")) for item in verdicts]
+    return markup.table(heads, rows, title)
 
 
 def overall(verdicts: Iterable[Verdict]) -> Answer:

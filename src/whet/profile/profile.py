@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from whet import markup
 from whet.errors import RuntimeFailure, WhetError, in_one_line
 from whet.lazy import resolve
 from whet.machine import Machine, this_machine
@@ -69,6 +70,21 @@ class Profile:
     macs: int | None
     time_ms: float
     machine: Machine
+
+    def _repr_html_(self) -> str:
+        whole = sum(layer.time_ms or 0 for layer in self.layers) or 1.0
+        rows = [[layer.name, layer.kind, *_counts(layer), *_time(layer, whole)] for layer in self.layers]
+        rows.append(["all", "", *_counts(self), f"{self.time_ms:.4f}", ""])
+        title = f"{self.format}, batch {self.batch_size}, {self.threads} thread(s), {self.machine.cpu}"
+        return markup.table(("layer", "type", "parameters", "bytes", "MACs", "ms", "share"), rows, title)
+
+
+def _counts(one: LayerProfile | Profile) -> list[str]:
+    return [f"{one.parameters:,}", f"{one.bytes:,}", markup.number(one.macs, ",") or "?"]
+
+
+def _time(layer: LayerProfile, whole: float) -> list[str]:
+    return ["fused", ""] if layer.time_ms is None else [f"{layer.time_ms:.4f}", f"{layer.time_ms / whole:.0%}"]
 
 
 def profile(model: Model, batch: Batch, threads: int = 1) -> Profile:

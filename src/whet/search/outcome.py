@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whet import plain
+from whet import markup, plain
 from whet.errors import RunFolderError
 from whet.machine import Machine
 from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison, Quality
 from whet.measure.robustness import Robustness
-from whet.measure.verdict import Budget, Verdict
+from whet.measure.verdict import Budget, Verdict, in_html
 from whet.search.choice import Ranked
 from whet.trials.flips import Flips
 from whet.trials.problem import Original, Result
@@ -40,6 +40,10 @@ class Proof:
     quality: Quality
     original: Quality
     measurements: tuple[Measurement, ...]
+
+    def _repr_html_(self) -> str:
+        told = f"{self.chosen}, on {self.comparison.samples} test samples that decided nothing else"
+        return markup.line(self.answer, told) + in_html(self.verdicts)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,17 @@ class Outcome:
         if not judged or any(result.failure for result in self.results):
             return "FAIL"
         return str(overall(judged))
+
+    def _repr_html_(self) -> str:
+        from whet.search.rows import in_html as table
+
+        judged = [in_html(item.verdicts, item.name) for item in self.results if item.verdicts]
+        proof = [markup.line(self.answer), *judged] if self.proof is None else [self.proof._repr_html_()]
+        rejected = [
+            markup.line("rejected", f"{item.name}: {item.reason}") for item in self.ranking if not item.eligible
+        ]
+        notes = [markup.line("note:", warning) for warning in self.warnings]
+        return "".join([*proof, table(self), *rejected, *notes])
 
     def result(self, name: str) -> Result | None:
         """Return a candidate's result."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from whet import markup
 from whet.measure.measurement import Interval, Measurement, speedups, value_of
 from whet.search.choice import speedup_of
 from whet.search.outcome import Outcome
@@ -65,6 +66,22 @@ def batch_sizes(outcome: Outcome) -> list[int]:
         if item.metric == "latency_p50_ms"
     }
     return sorted(sizes)
+
+
+def in_html(outcome: Outcome) -> str:
+    """Return the rows as a table for a notebook."""
+    sizes, found = batch_sizes(outcome), []
+    for row in rows(outcome):
+        faster = [item and item.value for item in ((row.speedup or {}).get(size) for size in sizes)]
+        found.append(
+            [row.name, markup.number(row.value), markup.number(row.drop, "+.4f"),
+             *(markup.number((row.latency_ms or {}).get(size)) for size in sizes),
+             *(f"{value:.2f}x" if value else "" for value in faster),
+             markup.number(row.size_bytes, ",.0f"), "chosen" if row.chosen else row.failure]
+        )  # fmt: skip
+    heads = ["candidate", outcome.original.metric, "drop", *(f"ms, batch {size}" for size in sizes)]
+    heads += [*(f"faster, batch {size}" for size in sizes), "bytes", "remark"]
+    return markup.table(heads, found, outcome.original.name)
 
 
 def _original(outcome: Outcome) -> Row:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whet import isolate
+from whet import isolate, markup
 from whet.bundle.verify import deployment_of, opened
 from whet.data.data import Part, Splits
 from whet.data.sources import DataSource
@@ -19,7 +19,7 @@ from whet.data.tasks import Task, resolve_task
 from whet.errors import DataError, ModelError, SignatureError
 from whet.isolate import NO_LIMITS
 from whet.measure import latency, memory, size
-from whet.measure.measurement import Measurement
+from whet.measure.measurement import Measurement, value_of
 from whet.measure.quality import Comparison, Quality, assess, compare
 from whet.measure.robustness import Robustness
 from whet.models.adapter import adapter_for
@@ -102,7 +102,41 @@ class Standing:
     robustness: Robustness | None = None
 
 
-def hold(contest: Contest, on_event: OnEvent) -> list[Standing]:
+class Standings(list[Standing]):
+    """Standings in the order of the entrants; a notebook shows them as a table."""
+
+    def _repr_html_(self) -> str:
+        sizes = _sizes_measured(self)
+        scores = list(dict.fromkeys(name for item in self if item.quality for name in item.quality.scores))
+        heads = [
+            "model",
+            "format",
+            *(f"ms, batch {size}" for size in sizes),
+            *(f"faster, batch {size}" for size in sizes),
+        ]
+        heads += ["bytes", "deflated", "peak bytes", *scores, "worse by"]
+        return markup.table(heads, [_cells(item, sizes, scores) for item in self])
+
+
+def _sizes_measured(standings: Sequence[Standing]) -> list[int]:
+    numbers = [number for item in standings for number in item.measurements]
+    return sorted({int(each.conditions["batch_size"]) for each in numbers if each.metric == "latency_p50_ms"})
+
+
+def _cells(item: Standing, sizes: Sequence[int], scores: Sequence[str]) -> list[str]:
+    """Return one row of the table of standings."""
+    numbers, number = item.measurements, markup.number
+    cells = [item.name, str(item.format)]
+    cells += [number(value_of(numbers, "latency_p50_ms", batch_size=size)) for size in sizes]
+    cells += [number(value_of(numbers, "speedup", batch_size=size), ".2f") for size in sizes]
+    cells += [
+        number(value_of(numbers, name), ",.0f") for name in ("size_bytes", "deflated_bytes", "peak_memory_bytes")
+    ]
+    cells += [number(item.quality.scores.get(name) if item.quality else None) for name in scores]
+    return [*cells, number(item.comparison.drop if item.comparison else None, "+.4f")]
+
+
+def hold(contest: Contest, on_event: OnEvent) -> Standings:
     """Measure all entrants in one fresh process, in turns; then each one's memory in a process of its own.
 
     Raises:
@@ -114,7 +148,7 @@ def hold(contest: Contest, on_event: OnEvent) -> list[Standing]:
             _measure, contest, Path(folder), threads=deployment.threads, on_event=on_event
         )
         if not contest.speed:
-            return list(standings)
+            return Standings(standings)
         weighed = []
         for standing, runs in zip(standings, contestants, strict=True):
             on_event(Event(f"{standing.name}: memory"))
@@ -126,7 +160,7 @@ def hold(contest: Contest, on_event: OnEvent) -> list[Standing]:
                 Measurement("added_memory_bytes", found.added_bytes, "bytes", "min", 0, None, where),
             )
             weighed.append(replace(standing, measurements=(*standing.measurements, *more)))
-        return weighed
+        return Standings(weighed)
 
 
 def profile_entrant(
