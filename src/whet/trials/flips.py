@@ -18,7 +18,7 @@ from whet import plain
 from whet.data import metrics
 from whet.data.data import Part, Splits
 from whet.data.preprocess import probabilities
-from whet.data.tasks import Task
+from whet.data.tasks import Classification, Task
 from whet.storage import new_folder, write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -166,10 +166,9 @@ def _decisions(task: Task, original: Array, outputs: Array, truth: Array, classe
     sure, later = (probabilities(array, softmax=task.logits) for array in (original, outputs))
     at = np.arange(len(was))
     outcome = None
-    if task.name != "fidelity":
-        right, still = task.hits(original, truth), task.hits(outputs, truth)
-        if right is not None and still is not None:
-            outcome = np.where(right & ~still, "lost", np.where(~right & still, "won", "neither"))
+    if isinstance(task, Classification):
+        right, still = task.right(original, truth), task.right(outputs, truth)
+        outcome = np.where(right & ~still, "lost", np.where(~right & still, "won", "neither"))
 
     def answer(number: int, chosen: Array, shares: Array) -> Answer:
         return Answer(_name(int(chosen[number]), classes), float(shares[number, chosen[number]]))

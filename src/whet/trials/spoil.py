@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from whet.data.data import Part, Splits, stratified
+from whet.data.samples import Subset
 from whet.data.tasks import Task
 from whet.measure import corruptions, robustness
 from whet.measure.corruptions import Corruption, Usual
@@ -55,11 +56,11 @@ class _Conditions:
     hows: tuple[Corruption | None, ...]
     seed: int
 
-    def apply(self, batch: Batch, how: Corruption | None, start: int) -> Batch:
-        """Return the batch that begins at sample ``start``, spoilt."""
+    def apply(self, batch: Batch, how: Corruption | None, at: int) -> Batch:
+        """Return batch number ``at``, spoilt."""
         if how is None:
             return batch
-        drawn = [abs(self.seed), start, zlib.crc32(how.name.encode()), how.severity]
+        drawn = [abs(self.seed), at, zlib.crc32(how.name.encode()), how.severity]
         return corruptions.corrupt(batch, how, self.usual, np.random.default_rng(drawn))
 
 
@@ -78,13 +79,13 @@ def spoil(runs: Mapping[str, Run], splits: Splits, asked: Asked, on_event: OnEve
         return {}
     conditions = _Conditions(usual, (None, *known), asked.seed)
     taken = _taken(runs, splits, conditions, asked)
+    some = replace(splits, parts={**splits.parts, Part.TEST: Subset(splits.parts[Part.TEST], taken)})
     parts: list[list[dict[str, Array]]] = [[] for _ in conditions.hows]  # by condition, then by batch
-    for start in range(0, len(taken), _BATCH):
-        on_event(Event("corrupted inputs", start, len(taken)))
-        batch = splits.batch(Part.TEST, taken[start : start + _BATCH])
+    for at, batch in enumerate(some.batches(Part.TEST, _BATCH)):
+        on_event(Event("corrupted inputs", at * _BATCH, len(taken)))
         for part, how in zip(parts, conditions.hows, strict=True):
-            spoilt = conditions.apply(batch, how, start)
-            part.append({name: run(spoilt) for name, run in runs.items()})
+            spoilt = conditions.apply(batch, how, at)
+            part.append(splits.fold({name: run(spoilt) for name, run in runs.items()}))
     clean, *others = ({name: np.concatenate([lot[name] for lot in part]) for name in runs} for part in parts)
     truth = None if asked.truth is None else asked.truth[taken]
     answers = Answers(clean, list(zip(known, others, strict=True)), truth, splits.size(Part.TEST))

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from whet.data.tasks import Classification, Custom, Fidelity, Regression
 from whet.measure.corruptions import Corruption, Kind
-from whet.measure.robustness import Answers, excess, judge, mean_limits
+from whet.measure.robustness import JACKKNIFE, Answers, excess, jackknife, judge, mean_limits
 from whet.measure.statistics import paired_difference
 
 NOISE = Corruption("noise", Kind.TABLE, 2, 0.25, "of a column's spread")
@@ -17,7 +18,7 @@ def logits(right, labels, classes=3):
     return np.eye(classes)[np.where(right, labels, (labels + 1) % classes)] * 5.0
 
 
-def test_of_pairs_lost_and_won_the_limits_are_tangos():
+def test_of_pairs_lost_and_won_the_limits_are_those_of_a_paired_difference():
     values = np.array([1] * 9 + [-1] * 4 + [0] * 87)
     assert mean_limits(values, 0.95) == pytest.approx(paired_difference(9, 4, 100, 0.95))
     assert mean_limits(np.zeros(100, int), 0.95) == pytest.approx(paired_difference(0, 0, 100, 0.95))
@@ -53,7 +54,7 @@ def test_what_a_classifier_loses_more_is_the_difference_of_two_differences_of_ac
     assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(resampled, [0.05, 0.95])), abs=0.012)
 
 
-def test_a_regressors_growth_of_error_is_bounded_by_the_bootstrap():
+def test_a_regressors_growth_of_error_is_bounded_by_the_jackknife():
     truth = RNG.standard_normal((300, 2))
     clean = tuple(truth + s * RNG.standard_normal((300, 2)) for s in (0.1, 0.1))
     spoilt = tuple(truth + s * RNG.standard_normal((300, 2)) for s in (0.2, 0.5))
@@ -61,6 +62,27 @@ def test_a_regressors_growth_of_error_is_bounded_by_the_bootstrap():
     rmse = [np.sqrt(((array - truth) ** 2).mean()) for array in (*clean, *spoilt)]
     assert extra == pytest.approx((rmse[3] / rmse[2] - 1) - (rmse[1] / rmse[0] - 1))
     assert 0 < interval.low < extra < interval.high
+    assert interval.method == JACKKNIFE
+
+
+def test_the_jackknife_reaches_as_far_as_students_t_of_a_mean_and_as_the_bootstrap_of_a_ratio():
+    values = RNG.standard_normal(500)
+    reach = jackknife(lambda at: float(values[at].mean()), 500, 0.99, least_pairs=False)
+    assert reach == pytest.approx(stats.t.ppf(0.99, 49) * values.std() / np.sqrt(500), rel=0.25)
+    pairs = np.abs(RNG.standard_normal((400, 2))) + 0.2
+
+    def ratio(at):
+        return float(pairs[at, 0].mean() / pairs[at, 1].mean())
+
+    reach = jackknife(ratio, 400, 0.95, least_pairs=False)
+    resampled = [ratio(RNG.integers(0, 400, 400)) for _ in range(2000)]
+    assert reach == pytest.approx((np.quantile(resampled, 0.95) - np.quantile(resampled, 0.05)) / 2, rel=0.25)
+
+
+def test_where_no_pair_changes_a_classifiers_metric_the_limits_are_no_point():
+    """Three more than none may come: the rule of three, at 95 %."""
+    assert jackknife(lambda at: 0.0, 300, 0.95, least_pairs=True) == pytest.approx(3 / 300, rel=0.01)
+    assert jackknife(lambda at: 0.0, 300, 0.95, least_pairs=False) == 0.0
 
 
 def test_without_labels_the_candidate_is_measured_by_the_original_on_the_same_spoilt_inputs():
