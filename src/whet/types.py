@@ -242,6 +242,17 @@ class Signature:
             for name, array in batch.items()
         }
 
+    def fill(self, batch: Batch, samples: int) -> Batch:
+        """Return a bound batch of so many samples: those that are there, over and over."""
+        import numpy as np
+
+        numbers = np.arange(samples) % self.count(batch)
+        axes = {spec.name: spec.sample for spec in self.inputs}
+        return {
+            name: array if (axis := axes[name]) is None else array.take(numbers, axis)
+            for name, array in batch.items()
+        }
+
     def _misfit(self, batch: Batch, missing: list[str]) -> str:
         """Say which inputs are wanted; of what is no input by the sample, how it is given."""
         odd = [spec for spec in self.inputs if spec.name in missing and spec.sample != 0]
@@ -249,12 +260,12 @@ class Signature:
         told = f"the model's inputs are {names}; the data has {', '.join(batch)}"
         if not odd:
             return f"{told}; name the arrays as the inputs are named"
-        spec = odd[0]
-        axes = ",".join(map(str, spec.concrete(1)))
-        return (
-            f"{told}; {spec.name} is {'the same for all samples' if spec.sample is None else 'a state'}: "
-            f"hold it at a value with --input '{spec.name}={spec.dtype}[{axes}]:0'"
-        )
+        kinds = [
+            f"{spec.name} is {'the same for all samples' if spec.sample is None else 'a state'}" for spec in odd
+        ]
+        forms = [f"{spec.name}={spec.dtype}[{','.join(map(str, spec.concrete(1)))}]:0" for spec in odd]
+        cure = " ".join(f"--input '{form}'" for form in forms)
+        return f"{told}; {', '.join(kinds)}: hold {'it' if len(odd) == 1 else 'each'} at a value with {cure}"
 
 
 def _hold(spec: TensorSpec, samples: int) -> Array:

@@ -4,14 +4,21 @@ import graphs
 import numpy as np
 import onnx
 import pytest
+import torch
 from graphs import node
+from torch import nn
 
+from whet.data.data import Data, split
 from whet.errors import SignatureError
 from whet.measure import memory
+from whet.models.adapter import adapter_for
 from whet.models.model import Stored
 from whet.models.onnx.adapter import OnnxAdapter
 from whet.models.signature import parse_input
 from whet.models.source import source_of
+from whet.models.torch.adapter import TorchAdapter
+from whet.passes.export.spec import ExportOnnx
+from whet.passes.quantize.spec import StaticInt8
 from whet.profile.profile import profile
 from whet.runtimes.base import Deployment, open_session, predict
 from whet.types import Format, Signature, TensorSpec
@@ -95,12 +102,15 @@ def test_held_inputs_stand_in_for_what_the_data_does_not_have(tmp_path, batch):
 
 def test_what_is_missing_is_named_with_the_way_to_hold_it(tmp_path):
     signature = opened(stateful(), tmp_path)[0].signature
+    x = graphs.floats(2, 50)
+    with pytest.raises(SignatureError, match=r"rate is the same for all samples: hold it .*'rate=float32\[\]:0'$"):
+        signature.bind({"x": x, "state": graphs.floats(2, 2, 3)})
+    with pytest.raises(SignatureError, match=r"state is a state: hold it .* --input 'state=float32\[2,1,3\]:0'$"):
+        signature.bind({"x": x, "rate": np.array(1, np.float32)})
     with pytest.raises(
-        SignatureError, match=r"state is a state: hold it at a value with --input 'state=float32\[2,1,3\]:0'"
+        SignatureError, match=r"hold each at a value with --input 'state=.*:0' --input 'rate=.*:0'$"
     ):
-        signature.bind({"x": graphs.floats(2, 50)})
-    with pytest.raises(SignatureError, match=r"rate is the same for all samples: hold .*'rate=float32\[\]:0'"):
-        signature.bind({"x": graphs.floats(2, 50), "state": graphs.floats(2, 2, 3)})
+        signature.bind({"data": x})
 
 
 def test_an_output_of_another_axis_of_samples_is_told_with_it(tmp_path):
@@ -153,6 +163,43 @@ def test_weights_that_are_also_inputs_are_not_inputs(tmp_path):
         made.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     model, _ = opened(made, tmp_path)
     assert [spec.name for spec in model.signature.inputs] == ["x"]
+
+
+def test_static_quantization_calibrates_with_what_is_held(tmp_path):
+    """A fixed number of samples, a constant beside them, and fewer samples than are fixed."""
+    made = graphs.proto(
+        [node("MatMul", "x weight", "a"), node("Mul", "a rate", "y")],
+        {"x": ("float32", [3, 8]), "rate": ("float32", [])},
+        {"y": ("float32", [3, 16])},
+        {"weight": graphs.floats(8, 16)},
+    )
+    model, _ = opened(made, tmp_path, "rate=float32[]:2")
+    data = split(Data(test=({"x": graphs.floats(40, 8, seed=1)}, None), train=({"x": graphs.floats(7, 8)}, None)))
+    outcome = graphs.apply(StaticInt8(samples=7), model, data=data)
+    x = graphs.floats(3, 8)
+    wanted = 2 * x @ graphs.floats(8, 16)
+    found = graphs.forward(outcome.model, {"x": x, "rate": np.array(2, np.float32)})["y"]
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_recurrent_module_gives_its_states_by_the_sample(tmp_path, kind):
+    """(layers, N, width) of torch is (N, layers, width) of a prediction, in torch and in ONNX alike."""
+    torch.manual_seed(0)
+    module = kind(3, 4, num_layers=2, batch_first=True).eval()
+    model = TorchAdapter().open(source_of(module, inputs=(parse_input("float32[1,?5,3]"),)), None)
+    assert {spec.sample for spec in model.signature.outputs[1:]} == {1}
+    exported = graphs.apply(ExportOnnx(), model).model
+    x = graphs.floats(6, 7, 3)
+    with torch.no_grad():
+        out, last = module(torch.from_numpy(x))
+    wanted = [out, *(state.moveaxis(1, 0) for state in (last if isinstance(last, tuple) else (last,)))]
+    for each in (model, exported):
+        stored = Stored(each.format, adapter_for(each.format).save(each, tmp_path / each.format), each.source)
+        with open_session(stored, Deployment()) as session:
+            found = predict(session, each.signature, [{"input": x[:4]}, {"input": x[4:]}])
+        for name, tensor in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(found[name], tensor.numpy(), atol=1e-5)
 
 
 def test_a_model_without_an_output_by_the_sample_is_refused():

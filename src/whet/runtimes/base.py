@@ -147,7 +147,7 @@ def open_session(stored: Stored, deployment: Deployment) -> Session:
 def predict(session: Session, signature: Signature, batches: Iterable[Batch]) -> dict[str, Array]:
     """Run batches and return each output whole, (N, ...): its axis of samples is brought to the front.
 
-    A model of a fixed batch length is fed that many samples at a time; the last lot is padded and cut again.
+    A model of a fixed batch length is fed that many samples at a time; the last lot is filled up and cut again.
     One that takes a limited number is fed no more at once. Outputs that are the same for all samples are left out.
 
     Raises:
@@ -170,7 +170,7 @@ def _run(session: Session, signature: Signature, batch: Batch) -> dict[str, Arra
     for start in range(0, count, size):
         lot = signature.take(batch, start, start + size)
         if fixed:
-            lot = _padded(signature, lot, fixed)
+            lot = signature.fill(lot, fixed)
         for name, array in by_sample(session.run(lot), signature, signature.count(lot)).items():
             parts.setdefault(name, []).append(array[: min(size, count - start)])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
@@ -206,19 +206,6 @@ def _joined(name: str, arrays: list[Array]) -> Array:
             f"output {name!r} is {told} a sample in different batches; pad all inputs to one length"
         )
     return np.concatenate(arrays)
-
-
-def _padded(signature: Signature, lot: Batch, length: int) -> Batch:
-    """Fill up the last lot with copies of its last sample."""
-    short = length - signature.count(lot)
-    if short == 0:
-        return lot
-    axes = {spec.name: spec.sample for spec in signature.inputs}
-    last = signature.take(lot, length - short - 1, length - short)
-    return {
-        name: array if (axis := axes[name]) is None else np.concatenate([array, *[last[name]] * short], axis)
-        for name, array in lot.items()
-    }
 
 
 class Closing:

@@ -8,7 +8,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def build(path: Path) -> GraphModule:
     for name, kind in (owner for node in module.graph.nodes for owner in _stack(node)):
         if name in parts:
             parts[name].exported_as = kind  # for tables, in place of "Module"
-    return module
+    return cast("GraphModule", module)
 
 
 def keep(path: Path, target: Path) -> None:

@@ -109,7 +109,7 @@ def _calibrate(
             context.on_event(Event("calibrate", min(index * size, samples), samples))
             bound = signature.bind(batch)
             if signature.batch is not None:  # the last lot is filled up with samples of its own
-                bound = {name: np.resize(array, (size, *array.shape[1:])) for name, array in bound.items()}
+                bound = signature.fill(bound, size)
             yield bound
 
     return onnx_calibrate.ranges(proto, batches, request.calibration, request.percentile, context.folder)
