@@ -196,7 +196,7 @@ def standings_tables(standings: Sequence[Standing]) -> None:
     """Print what the measuring verbs found."""
     from whet.measure.measurement import value_of
 
-    console = Console()
+    console = _console()
     sizes = sorted(
         {int(n.conditions["batch_size"]) for s in standings for n in s.measurements if n.metric == "latency_p50_ms"}
     )
@@ -295,7 +295,7 @@ def _robustness_tables(console: Console, standings: Sequence[Standing]) -> None:
         heads = ("inputs", "severity", standings[0].name, item.name, "loses more by", "all limits at once")
         table = Table(title=f"corrupted inputs, {found.metric} on {found.samples} samples", title_justify="left")
         for head in heads:
-            table.add_column(head, justify="left" if head == "inputs" else "right")
+            table.add_column(head, justify="left" if head == "inputs" else "right", no_wrap=head == "inputs")
         table.add_row("as they are", "", _number(found.before, 4), _number(found.after, 4), "", "")
         for shift in found.shifts:
             limits = shift.interval
