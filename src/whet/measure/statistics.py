@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 _MOST = 10**9  # samples beyond which a question counts as undecidable
 _DRAWN = 400_000  # numbers drawn for a limit, if that makes 1,000 draws at least
+_HELD = 4_000_000  # numbers held at once: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +105,43 @@ def g_mean_difference(tables: Array, confidence: float, seed: int = 0) -> tuple[
     """
     rng = np.random.default_rng(seed)
     count = int(np.clip(_DRAWN / tables.size, 1000, 10_000))
+    most = max(1, _HELD // tables.size)
     limits = []
-    for cell, worst, share in ((2, np.argmin, 1 - confidence), (1, np.argmax, confidence)):
-        one_more = np.repeat(tables[None].astype(np.float64), len(tables), axis=0)
-        one_more[np.arange(len(tables)), np.arange(len(tables)), cell] += 1
-        shape = one_more[worst(_g_mean_falls(one_more))]
-        falls = [
-            _g_mean_falls(rng.standard_gamma(shape, (part, *shape.shape))) for part in _parts(count, shape.size)
-        ]
+    for cell, share in ((2, 1 - confidence), (1, confidence)):
+        shape = tables.astype(np.float64)
+        shape[_costliest(tables, cell), cell] += 1
+        parts = [min(most, count - done) for done in range(0, count, most)]
+        falls = [_g_mean_falls(rng.standard_gamma(shape, (part, *shape.shape))) for part in parts]
         limits.append(float(np.quantile(np.concatenate(falls), share)))
     return limits[0], limits[1]
 
 
-def _parts(count: int, width: int) -> list[int]:
-    """Split a number of draws so that none takes much memory."""
-    most = max(1, _DRAWN // width)
-    return [min(most, count - start) for start in range(0, count, most)]
-
-
 def _g_mean_falls(tables: Array) -> Array:
     """Return what G-mean loses in each of (..., K, 4) tables."""
-    sizes = tables.sum(axis=-1)
     with np.errstate(divide="ignore"):
-        before, after = (np.log((tables[..., 0] + tables[..., cell]) / sizes).mean(axis=-1) for cell in (1, 2))
+        before, after = (np.log(_sensitivities(tables, cell)).mean(axis=-1) for cell in (1, 2))
     return np.asarray(np.exp(before) - np.exp(after))
+
+
+def _sensitivities(tables: Array, cell: int) -> Array:
+    """Return the share of right pairs of each class: of the original (cell 1, lost) or the candidate (2, won)."""
+    return np.asarray((tables[..., 0] + tables[..., cell]) / tables.sum(axis=-1))
+
+
+def _costliest(tables: Array, cell: int) -> int:
+    """Return the class in which one more lost pair (cell 1) or won pair (2) moves the fall of G-mean most."""
+    more = tables.copy()
+    more[:, cell] += 1
+    before, after = (_with_one(_sensitivities(tables, each), _sensitivities(more, each)) for each in (1, 2))
+    return int((before - after if cell == 1 else after - before).argmax())
+
+
+def _with_one(shares: Array, changed: Array) -> Array:
+    """Return the geometric mean of shares (K,) with one of them changed, for each in turn; 0 if any is."""
+    known, new = (np.log(np.where(each > 0, each, 1)) for each in (shares, changed))
+    others = known.sum() - known
+    zeros = np.count_nonzero(shares == 0) - (shares == 0)
+    return np.where((zeros == 0) & (changed > 0), np.exp((others + new) / len(shares)), 0.0)
 
 
 def sum_limits(values: Array, confidence: float) -> tuple[float, float]:

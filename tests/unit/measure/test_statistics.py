@@ -165,10 +165,27 @@ def test_g_mean_is_drawn_the_same_way_each_time():
     assert g_mean_difference(found, 0.95) == g_mean_difference(found, 0.95)
 
 
-def test_limits_of_many_classes_take_no_memory_to_speak_of():
-    many = np.tile(tables((9, 1, 0, 0)), (400, 1))
-    low, high = g_mean_difference(many, 0.95)
+def test_limits_of_many_classes_are_drawn_in_parts(monkeypatch):
+    few = tables((90, 2, 1, 10), (40, 3, 1, 10))
+    whole = g_mean_difference(few, 0.95)
+    monkeypatch.setattr(statistics, "_HELD", 1000)
+    assert g_mean_difference(few, 0.95) == whole
+    monkeypatch.setattr(statistics, "_HELD", 400_000)
+    low, high = g_mean_difference(np.tile(tables((9, 1, 0, 0)), (400, 1)), 0.95)
     assert low < 1 - 0.9 < high
+
+
+def test_one_more_lost_pair_is_reckoned_with_where_it_costs_most():
+    """Found by trying each class, among them one that the original has all wrong."""
+    for found in (tables((90, 2, 1, 10), (40, 3, 1, 10), (5, 0, 0, 9)), tables((9, 0, 0, 1), (0, 0, 4, 6))):
+        for cell, sign in ((1, 1), (2, -1)):
+            falls = []
+            for at in range(len(found)):
+                more = found.copy()
+                more[at, cell] += 1
+                before, after = ((more[:, 0] + more[:, each]) / more.sum(axis=1) for each in (1, 2))
+                falls.append(sign * (stats.gmean(before) - stats.gmean(after)))
+            assert statistics._costliest(found, cell) == int(np.argmax(falls))
 
 
 @pytest.mark.parametrize("growth", [0.0, 0.1])
