@@ -37,7 +37,7 @@ from whet.cli import options as opt
 def command(model: str, data: str, out: str, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Make MODEL smaller and faster, and prove on the shipped file that it is still good enough.
 
-    MODEL is an .onnx file, or file.py:function with --weights.
+    MODEL is an .onnx or .pt2 file, hf:owner/name, or file.py:function with --weights.
     """
     from whet import api
 
