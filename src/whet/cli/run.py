@@ -11,7 +11,7 @@ from whet.cli import options as opt
 
 @click.command("run")
 @click.argument("recipes", nargs=-1)
-@click.option("--model", metavar="MODEL", help="An .onnx or .pt2 file, hf:name, or file.py:function with --weights.")
+@click.option("--model", metavar="MODEL", help="An .onnx or .pt2 file, hf:name, or file.py:function.")
 @opt.weights
 @click.option("--data", metavar="DATA", help=opt.DATA)
 @opt.data_options
