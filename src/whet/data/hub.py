@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +67,9 @@ def load(name: str) -> Data:
     path, _, config = name.partition(":")
     loader = _library()
     try:
-        return parted(loader.load_dataset(path, config or None))
+        with _quiet():
+            found = loader.load_dataset(path, config or None)
+        return parted(found)
     except DataError:
         raise
     except Exception as error:  # the hub, the network and the reader of each format raise their own
@@ -73,6 +77,18 @@ def load(name: str) -> Data:
             f"the data set {name!r} cannot be loaded ({type(error).__name__}: {in_one_line(error)}); check its "
             f"name; without a network, save it elsewhere with save_to_disk and give that folder"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the hub's lines on each retry from between ours; what comes of them is told in one."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def is_saved(path: Path) -> bool:
