@@ -1,0 +1,82 @@
+"""What a model takes, told before it is run, and how many words it knows."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from whet.data.data import Data, split
+from whet.data.preprocess import Preprocess
+from whet.data.tokens import Tokens
+from whet.errors import DataError
+from whet.models.adapter import adapter_for
+from whet.models.signature import parse_input
+from whet.models.source import source_of
+from whet.models.takes import embedded, takes
+from whet.trials.fit import fitted
+from whet.types import Format
+
+
+class Words(nn.Module):
+    """Token numbers (N, L) and a mask to (N, 4); knows 30 words and 8 places."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(30, 4), nn.Embedding(8, 4)
+
+    def forward(self, input_ids, attention_mask=None, *, scale=None):
+        return self.words(input_ids).mean(1)
+
+
+class Any(nn.Module):
+    def forward(self, **inputs):
+        return next(iter(inputs.values()))
+
+
+def opened(module):
+    return adapter_for(Format.TORCH).open(source_of(module), None)
+
+
+def test_a_module_takes_the_parameters_of_its_forward():
+    model = opened(Words())
+    assert [spec.name for spec in takes(model)] == ["input_ids", "attention_mask", "scale"]
+    declared = parse_input("input_ids=int32[1,?8]")
+    assert takes(model, [declared])[0] == declared
+    assert takes(opened(Any())) == ()
+    assert embedded(model) == 30
+    assert embedded(opened(nn.Linear(2, 2))) == 0
+
+
+def test_a_graph_takes_its_inputs(tmp_path):
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "l"])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", "l", 3])
+    table = numpy_helper.from_array(np.zeros((17, 3), np.float32), "table")
+    graph = helper.make_graph([helper.make_node("Gather", ["table", "ids"], ["out"])], "g", [ids], [out], [table])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "g.onnx"
+    )
+    model = adapter_for(Format.ONNX).open(source_of(tmp_path / "g.onnx"), None)
+    assert [(spec.name, spec.dtype) for spec in takes(model)] == [("ids", "int64")]
+    assert embedded(model) == 17
+
+
+@pytest.mark.parametrize(("words", "fits"), [(30, True), (31, False)])
+def test_a_tokenizer_with_more_words_than_the_model_does_not_fit_it(tmp_path, words, fits):
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{at}": at for at in range(words)}, unk_token="w0"))
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokens = Tokens(str(tmp_path / "tokenizer.json"), max_length=4)
+    texts = np.array(["w1", "w2"] * 20)
+    splits = split(Data(test=({"text": texts}, None), preprocess=Preprocess(tokens=tokens)))
+    source, known = source_of(Words().eval()), tmp_path / "takes.json"
+    if not fits:
+        with pytest.raises(DataError, match="it has 31 words, the largest embedding 30"):
+            fitted(splits, source, known)
+        return
+    found = fitted(splits, source, known)
+    assert [name for name, _ in found.preprocess.tokens.inputs] == ["input_ids", "attention_mask"]
+    assert known.exists()
+    assert fitted(splits, source, known).preprocess == found.preprocess
+    assert torch.from_numpy(found.batch("test", [0])["input_ids"]).shape == (1, 4)
