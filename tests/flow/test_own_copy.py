@@ -1,9 +1,10 @@
 """A model against its own copy: as fast, whatever the machine does meanwhile.
 
 Two sessions of one file differ by up to some percent, by where their memory lies and which was opened first; the
-interval of a speed-up has to know. Measured on two cores that others used meanwhile (load 5 to 10): 1.0 inside 58 of 60
-of the ONNX files, 20 of 20 with the other core in a busy loop, 29 of 31 in PyTorch; widths from 4.5 % (Fashion CNN) to
-33 % (ResNet-20). Rounds of one opening, as it was before: 14 of 20. docs/decisions/0005-intervals.md tells more.
+interval of a speed-up has to know. Measured on two cores that others used meanwhile (load 5 to 10): 1.0 inside 58
+of 60 of the ONNX files, 20 of 20 with the other core in a busy loop, 29 of 31 in PyTorch; widths from 4.5 %
+(Fashion CNN) to 33 % (ResNet-20). Rounds of one opening, as it was before: 14 of 20.
+docs/decisions/0005-intervals.md tells more.
 """
 
 import importlib
