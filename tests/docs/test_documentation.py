@@ -53,7 +53,7 @@ def test_every_command_shown_has_the_options_it_uses():
     shown = [line for page in PAGES for block in blocks(page, "console") for line in commands(block)]
     assert shown
     for words in shown:
-        if words[0] != "whet":
+        if words[0] != "whet" or words[1] == "--help":
             continue
         context = click.Context(whet)
         command = whet.get_command(context, words[1])
