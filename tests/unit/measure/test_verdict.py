@@ -21,7 +21,7 @@ def compared(low, high, drop=0.0, *, lost=None, won=None, bounded=True, samples=
 
 
 def change(label, lost, won, samples, confidence=0.99):
-    interval = Interval(*paired_difference(lost, won, samples, confidence), confidence, "gamma limits", one_sided=True)
+    interval = Interval(*paired_difference(lost, won, samples, confidence), confidence, "gamma", one_sided=True)
     return ClassChange(label, samples, 0.9, 0.9, (lost - won) / samples, interval, lost, won)
 
 
