@@ -16,6 +16,7 @@ import whet
 ASSETS = Path(os.environ.get("WHET_ASSETS") or Path(__file__).parents[2] / "shared" / "assets")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "scale": 1 / 255, "layout": "CHW"}
 WINDOW, HORIZON = 96, 24
+VOCABULARY = 8000
 
 
 def imagenet_like():
@@ -36,6 +37,15 @@ def imagenet_like():
         task="classification",
         preprocess=whet.Preprocess(color="RGB", resize=256, crop=224, **IMAGENET),
     )
+
+
+def faces():
+    """Pictures without labels, as the face detector takes them."""
+    from whet.data.samples import FileSamples
+
+    pets = tuple(sorted((ASSETS / "images" / "pets").rglob("*.jpg")))
+    ready = whet.Preprocess(color="RGB", resize=(240, 320), scale=1 / 128, mean=(127 / 128,), layout="CHW")
+    return whet.Data(test=FileSamples(pets), preprocess=ready)
 
 
 class Forecaster(nn.Module):
@@ -107,23 +117,78 @@ def table():
     )
 
 
+class Sentiment(nn.Module):
+    """ids and mask (N, 40) to (N, 2): the mean of a GRU's states over the words."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 64)
+        self.gru = nn.GRU(64, 96, batch_first=True)
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(96, 2)
+
+    def forward(self, ids, mask):
+        states, _ = self.gru(self.drop(self.embed(ids)))
+        shares = mask.unsqueeze(-1).to(states.dtype)
+        return self.fc(self.drop((states * shares).sum(1) / shares.sum(1)))
+
+
+def sentiment():
+    return Sentiment()
+
+
+def make_tokenizer(file):
+    """Count the words of SST-2's train part."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["[PAD]", "[UNK]"]
+    tokenizer.train_from_iterator(
+        sentences("train")[0], trainers.WordLevelTrainer(vocab_size=VOCABULARY, special_tokens=special)
+    )
+    tokenizer.save(str(file))
+
+
+def sentences(part):
+    """Return the sentences of SST-2, and their labels."""
+    lines = (ASSETS / "text" / "sst2" / f"{part}.tsv").read_text().splitlines()
+    texts, labels = zip(*(line.rsplit("\t", 1) for line in lines), strict=True)
+    return list(texts), np.array(labels, np.int64)
+
+
 def train(name, weights):
     """Train a model of this file on its train part, and save its weights."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    data = etth1()[0] if name == "etth1" else table().train
-    x, y = (torch.from_numpy(array) for array in data)
-    model, loss = (
-        (forecaster(), nn.functional.mse_loss) if name == "etth1" else (table_model(), nn.functional.cross_entropy)
-    )
-    if name == "table":
-        pre = table().preprocess
-        x = torch.from_numpy(pre(x.numpy()))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    for _ in range(15 if name == "etth1" else 60):
-        for batch in torch.randperm(len(x)).split(64):
+    model, inputs, y, loss, epochs = TRAINED[name](weights)
+    y, inputs = torch.from_numpy(y), [torch.from_numpy(array) for array in inputs]
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3, weight_decay=0.05)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(y)).split(64):
             optimizer.zero_grad()
-            loss(model(x[batch]), y[batch]).backward()
+            loss(model(*(array[batch] for array in inputs)), y[batch]).backward()
             optimizer.step()
     save_file(model.state_dict(), str(weights))
+
+
+def _etth1(weights):
+    x, y = etth1()[0]
+    return forecaster(), [x], y, nn.functional.mse_loss, 15
+
+
+def _table(weights):
+    (x, y), pre = table().train, table().preprocess
+    return table_model(), [pre(x)], y, nn.functional.cross_entropy, 60
+
+
+def _gru(weights):
+    from whet.data.tokens import Tokens
+
+    make_tokenizer(weights.with_name("tokenizer.json"))
+    texts, labels = sentences("train")
+    tokens = Tokens(str(weights.with_name("tokenizer.json")), 40)({"text": texts})
+    return sentiment(), [tokens["input_ids"], tokens["attention_mask"]], labels, nn.functional.cross_entropy, 6
+
+
+TRAINED = {"etth1": _etth1, "table": _table, "gru": _gru}

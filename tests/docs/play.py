@@ -47,7 +47,9 @@ def play(page, namespace):
             for command, codes in commands(code):
                 done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)
                 if done.returncode not in codes:
-                    sys.exit(f"$ {command}\nended with {done.returncode}, not {codes}\n{done.stdout}\n{done.stderr}")
+                    sys.exit(
+                        f"$ {command}\nended with {done.returncode}, not {codes}\n{done.stdout}\n{done.stderr}"
+                    )
 
 
 if __name__ == "__main__":
