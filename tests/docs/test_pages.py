@@ -16,7 +16,7 @@ PAGES = [
     for page in sorted(DOCS.rglob("*.md"))
     if any(language in ("python", "console") for language, _, _ in play.blocks(page.read_text()))
 ]
-LONG = {"tutorial.md", "migrate.md", "how-to/transformer.md"}
+QUICKLY = {"how-to/unlabelled.md", "how-to/reading-a-verdict.md"}  # the others take minutes together
 
 
 def name(page):
@@ -24,7 +24,7 @@ def name(page):
 
 
 def marked(page):
-    return pytest.param(page, id=name(page), marks=[pytest.mark.slow] if name(page) in LONG else [])
+    return pytest.param(page, id=name(page), marks=[] if name(page) in QUICKLY else [pytest.mark.slow])
 
 
 def test_there_are_pages_to_carry_out():
