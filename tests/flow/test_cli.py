@@ -1,6 +1,7 @@
 """The measuring verbs on any artifact, the report from what was saved, and what stands on the terminal."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -135,7 +136,8 @@ def test_tables_of_the_measuring_verbs(here, onnx_file, npz):
         "accuracy",
     ):
         assert words in ran.out
-    assert "accuracy worse by 0.0000" in ran.out
+    assert "worse by, 95.0% limits" in ran.out
+    assert re.search(r"accuracy +│ +\+0\.0000 \(-0\.0\d+ to 0\.0\d+\)", ran.out), ran.out
     assert ran.err.splitlines()[0].strip() == "evaluate tiny"
 
 

@@ -48,7 +48,7 @@ def named(given: str) -> tuple[str, Metric | None]:
     """
     task, colon, name = given.partition(":")
     if task not in METRICS:
-        raise DataError(f"unknown task {given!r}{did_you_mean(task, METRICS)} or file.py:metric")
+        raise DataError(f"unknown task {given!r}, and no file.py:metric{did_you_mean(task, METRICS)}")
     return task, known(task, name) if colon else None
 
 
@@ -64,4 +64,4 @@ def known(task: str, name: str) -> Metric:
         if metric.name == name:
             return metric
     names = [metric.name for metric in METRICS[task]]
-    raise DataError(f"{task} has no metric {name!r}{did_you_mean(name, names)} or file.py:metric")
+    raise DataError(f"{task} has no metric {name!r}{did_you_mean(name, names)}")

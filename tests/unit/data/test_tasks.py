@@ -87,11 +87,21 @@ def test_a_metric_in_a_file_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("given", "outputs", "labels", "told"),
     [
-        ("clasification", LOGITS, WHOLE, "unknown task 'clasification'; did you mean 'classification'"),
-        ("ranking", LOGITS, WHOLE, "known: classification, fidelity, regression, similarity or file.py:metric"),
+        (
+            "clasification",
+            LOGITS,
+            WHOLE,
+            "unknown task 'clasification', and no file.py:metric; did you mean 'classification'",
+        ),
+        ("ranking", LOGITS, WHOLE, "known: classification, fidelity, regression, similarity"),
         ("classification:gmean", LOGITS, WHOLE, "classification has no metric 'gmean'; did you mean 'g_mean'"),
-        ("regression:", COLUMN, REAL, "regression has no metric ''; known: mae, rmse or file.py:metric"),
-        ("regresion:mae", COLUMN, REAL, "unknown task 'regresion:mae'; did you mean 'regression'"),
+        ("regression:", COLUMN, REAL, "regression has no metric ''; known: mae, rmse"),
+        (
+            "regresion:mae",
+            COLUMN,
+            REAL,
+            "unknown task 'regresion:mae', and no file.py:metric; did you mean 'regression'",
+        ),
         ("fidelity:cosine", LOGITS, None, "the metric of fidelity cannot be chosen; write --task fidelity"),
         ("classification:g_mean", LOGITS, None, "classification:g_mean needs labels.*--task classification"),
         (3, LOGITS, WHOLE, "a task is one of classification, .* this is a int"),
