@@ -8,7 +8,7 @@ from whet.errors import RunFolderError
 from whet.progress import Event, OnEvent
 from whet.storage import make_folder, write_bytes
 
-RECIPES = ("graph-only", "static-int8", "dynamic-int8", "static-int8-edges", "half", "combined")
+RECIPES = ("graph-only", "static-int8", "dynamic-int8", "static-int8-edges", "combined")
 _EPOCHS, _BATCH = 12, 64
 _MODEL = Path(__file__).parent / "demo_model.py"
 
