@@ -16,7 +16,7 @@ PAGES = [
     for page in sorted(DOCS.rglob("*.md"))
     if any(language in ("python", "console") for language, _, _ in play.blocks(page.read_text()))
 ]
-QUICKLY = {"how-to/unlabelled.md", "how-to/reading-a-verdict.md"}  # the others take minutes together
+QUICKLY = {"how-to/unlabelled.md"}  # the others take minutes together
 
 
 def name(page):

@@ -49,6 +49,7 @@ def test_pictures_are_spoilt_in_four_ways_and_the_manifest_counts_one_opening(ru
     assert (run / "figures/robustness.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_regressors_rows_are_kept_whose_error_grew_most(rows, regressor):
     outcome = outcomes.load(rows)
     assert outcome.proof.chosen == "dynamic-int8"
@@ -66,6 +67,7 @@ def test_a_regressors_rows_are_kept_whose_error_grew_most(rows, regressor):
     assert {path.name for path in (rows / "figures").iterdir()} >= {"flips.png", "robustness.png"}
 
 
+@pytest.mark.slow
 def test_without_robustness_nothing_is_corrupted(here, regressor, tmp_path):
     asked = ("optimize", regressor[0], "--data", regressor[1], "--out", tmp_path / "run", "--no-robustness")
     plan = here(*asked, "--dry-run", "--json").json
@@ -73,6 +75,7 @@ def test_without_robustness_nothing_is_corrupted(here, regressor, tmp_path):
     assert here("run", "half", "--model", regressor[0], "--data", regressor[1], "--no-robustness").code == 2
 
 
+@pytest.mark.slow
 def test_evaluate_tries_corrupted_inputs_where_asked(here, regressor, rows):
     ran = here("evaluate", regressor[0], rows / "bundle", "--data", regressor[1], "--robustness", "--json")
     assert ran.code == 0, ran.err

@@ -179,6 +179,7 @@ def test_a_tokenizer_of_another_model_is_refused(here, tokenizer, tmp_path):
     assert "the tokenizer does not fit the model: it has 9 words, the largest embedding 6" in done.err
 
 
+@pytest.mark.slow
 def test_a_time_series_goes_through_and_is_answered_in_its_own_units(shipped, tmp_path):
     rng = np.random.default_rng(0)
     series = np.cumsum(rng.normal(size=(900, 2)), axis=0) + np.array([50, -20])
@@ -205,6 +206,7 @@ def test_a_time_series_goes_through_and_is_answered_in_its_own_units(shipped, tm
     assert "it has 1 rows, the model looks at 12" in told(alone, bundle, tmp_path / "short.csv")
 
 
+@pytest.mark.slow
 def test_pairs_of_texts_are_judged_by_their_cosine(shipped, tokenizer, tmp_path):
     from scipy.stats import spearmanr
 
@@ -244,6 +246,7 @@ def pictures_model(path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("track", ["pictures", "tokens", "rows"])
 def test_unlabelled_data_of_each_track_is_judged_by_the_original(shipped, tokenizer, tmp_path, track):
     rng = np.random.default_rng(0)
