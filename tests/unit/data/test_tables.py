@@ -264,6 +264,7 @@ def test_files_that_are_no_tables_say_why(tmp_path, content, told):
         assert read_table(tmp_path / "a.csv")[0]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_are_read_in_seconds(tmp_path):
     rng = np.random.default_rng(0)
     np.savetxt(

@@ -254,6 +254,7 @@ class Bursts(Offsets):
         return 2.0 if self.clock.ns < self.until else 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", [Offsets, FirstIsSlow, Drifts, Bursts])
 def test_the_true_ratio_lies_inside_95_of_100_intervals_on(machine, clock):
     """150 races each: at a coverage of 95 % fewer than 132 inside happen once in 5,000 times."""
@@ -278,6 +279,7 @@ def test_rounds_of_one_opening_would_not_cover_what_differs_between_openings(clo
     assert inside < 20
 
 
+@pytest.mark.slow
 def test_stopping_when_precise_costs_little_coverage(clock):
     """Looking after every block and stopping at a narrow interval favours intervals narrow by chance."""
     inside = 0

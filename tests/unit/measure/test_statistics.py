@@ -188,6 +188,7 @@ def test_one_more_lost_pair_is_reckoned_with_where_it_costs_most():
             assert statistics._costliest(found, cell) == int(np.argmax(falls))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("growth", [0.0, 0.1])
 def test_a_ratio_of_means_has_fiellers_limits_where_samples_are_many(growth):
     rng = np.random.default_rng(1)
