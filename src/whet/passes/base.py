@@ -24,7 +24,7 @@ class PassContext:
     """What a pass may use.
 
     Attributes:
-        folder: An empty folder for intermediate files.
+        folder: For intermediate files. Checkpoints of training below it outlive a process that was killed.
         seed: For whatever is drawn.
         data: The user's samples; a pass reads ``calibrate`` and ``train`` and nothing else. None where a model is
             changed without data.
@@ -32,6 +32,7 @@ class PassContext:
         cost: Latency of a model in ms, where the recipe aims at it.
         score: Quality of a model on ``select``, where the recipe aims at it.
         on_event: Told of progress.
+        original: Opens the model that the recipe began with: the teacher, where a model is trained.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class PassContext:
     cost: Callable[[Model], float] | None = None
     score: Callable[[Model], float] | None = None
     on_event: OnEvent = silent
+    original: Callable[[], Model] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,10 @@ class Pass:
             raise RecipeError(
                 f"{self.name} does not run on {article} {source} model; it runs on {', '.join(self.realised_by)}"
             )
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the user's files that settings name: what stands in them is part of the request."""
+        return ()
 
     def apply(self, model: Model, context: PassContext) -> Outcome:
         """Do it.

@@ -7,7 +7,9 @@ stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ from whet.models.adapter import adapter_for
 from whet.models.model import Facts, Model, Stored
 from whet.models.source import Source
 from whet.passes.base import Pass
-from whet.recipe.recipe import settings
-from whet.storage import new_folder, write_text
+from whet.recipe.recipe import asked
+from whet.storage import make_folder, new_folder, write_text
+from whet.train.spec import CHECKPOINTS
 from whet.types import Step
 
-_FACTS, _MODEL = "step.json", "model"
+_FACTS, _MODEL, _WORK = "step.json", "model", "working"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,21 @@ class Cache:
             write_text(folder / _FACTS, plain.dumps(entry))
         return entry
 
+    @contextmanager
+    def workplace(self, key: str) -> Iterator[Path]:
+        """Yield a folder for a step to work in: empty, but for the checkpoints that a killed attempt left there."""
+        folder = self.folder / _WORK / key
+        for path in folder.glob("*"):
+            if path.name != CHECKPOINTS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        make_folder(folder)
+        try:
+            yield folder
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
     def annotate(self, entry: Entry, measures: Mapping[str, Any]) -> Entry:
         """Add measures to an entry."""
         entry = Entry(entry.key, entry.facts, entry.file, entry.step, entry.seconds, measures)
@@ -90,7 +108,7 @@ def step_key(parent: str, step: Pass, seed: int, data: str) -> str:
     """Return the key of a step; ``data`` is the fingerprint of the samples, of which it depends if it reads any."""
     machine = this_machine()
     return plain.fingerprint(
-        parent, step.name, settings(step), seed, data if step.reads else "", machine.flags, machine.versions
+        parent, *asked(step), seed, data if step.reads else "", machine.flags, machine.versions
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -35,15 +34,14 @@ def execute(
     """
     fingerprint = data.fingerprint() if data is not None else ""
     entries = [root]
+    context = PassContext(Path(), recipe.seed, data, on_event=on_event, original=lambda: cache.load(root))
     for at, step in enumerate(recipe.steps, 1):
         on_event(Event(step.name, at - 1, len(recipe.steps)))
         key = step_key(entries[-1].key, step, recipe.seed, fingerprint)
         entry = cache.get(key)
         if entry is None:
             try:
-                entry = _run(
-                    step, key, entries[-1], cache, PassContext(Path(), recipe.seed, data, on_event=on_event)
-                )
+                entry = _run(step, key, entries[-1], cache, context)
             except WhetError as error:
                 raise type(error)(f"step {at} ({step.name}): {error}") from error
             except MemoryError:
@@ -59,11 +57,11 @@ def execute(
 def _run(step: Pass, key: str, parent: Entry, cache: Cache, context: PassContext) -> Entry:
     started = time.monotonic()
     model = cache.load(parent)
-    with tempfile.TemporaryDirectory(prefix="whet-") as folder:
-        outcome = step.apply(model, replace(context, folder=Path(folder)))
-    record = _record(step, outcome, context.seed)
-    changed = replace(outcome.model, history=(*model.history, record))
-    return cache.put(key, changed, record, time.monotonic() - started)
+    with cache.workplace(key) as folder:
+        outcome = step.apply(model, replace(context, folder=folder))
+        record = _record(step, outcome, context.seed)
+        changed = replace(outcome.model, history=(*model.history, record))
+        return cache.put(key, changed, record, time.monotonic() - started)
 
 
 def _record(step: Pass, outcome: Outcome, seed: int) -> Step:

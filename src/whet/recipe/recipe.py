@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -15,6 +15,7 @@ from whet import plain
 from whet.errors import RecipeError, did_you_mean
 from whet.passes.base import Pass
 from whet.passes.registry import pass_class
+from whet.storage import sha256
 from whet.types import Format, TraitKind
 
 T = TypeVar("T")
@@ -82,6 +83,9 @@ class Recipe:
             raise RecipeError(f"{path.name} has no steps; write [[steps]] with pass = 'name' below it")
         try:
             head = _convert({"name": path.stem, **content}, _Head)
+        except RecipeError as error:
+            raise RecipeError(f"{path.name}{error}") from error
+        try:
             return cls.of(head.name, steps, head.seed, head.description)
         except RecipeError as error:
             raise RecipeError(f"{path.name}: {error}") from error
@@ -93,7 +97,7 @@ class Recipe:
         head: dict[str, Any] = {"name": self.name, "seed": self.seed}
         if self.description:
             head["description"] = self.description
-        steps = [{"pass": step.name, **settings(step)} for step in self.steps]
+        steps = [{"pass": step.name, **_given(settings(step))} for step in self.steps]
         return tomli_w.dumps({**head, "steps": steps})
 
     def check(self, source: Format, traits: Iterable[TraitKind] = ()) -> Format:
@@ -125,12 +129,27 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides what the recipe does."""
-        return plain.fingerprint(self.seed, [[step.name, settings(step)] for step in self.steps])
+        return plain.fingerprint(self.seed, [asked(step) for step in self.steps])
+
+
+def asked(step: Pass) -> list[Any]:
+    """Return everything that decides what a pass does: its name, its settings, what stands in files they name."""
+    named = [sha256(path) for path in step.files() if path.is_file()]
+    return [step.name, settings(step), *named]
 
 
 def settings(step: Pass) -> dict[str, Any]:
     """Return the settings of a pass as plain data, defaults included."""
     return {field.name: plain.builtins(getattr(step, field.name)) for field in fields(step)}
+
+
+def _given(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table, and those in it, without what is None, which TOML does not have."""
+    return {
+        key: _given(value) if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if value is not None
+    }
 
 
 def read_step(step: Mapping[str, Any], at: int = 1) -> Pass:
@@ -142,15 +161,26 @@ def read_step(step: Mapping[str, Any], at: int = 1) -> Pass:
     if not isinstance(step, Mapping) or "pass" not in step:
         raise RecipeError(f"step {at} does not name its pass; write pass = 'static-int8', for example")
     kind = pass_class(str(step["pass"]))
-    known = {field.name for field in fields(kind)}
     given = {key: value for key, value in step.items() if key != "pass"}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise RecipeError(f"step {at}: {kind.name} has no setting {unknown[0]!r}{did_you_mean(unknown[0], known)}")
     try:
+        _check_known(given, kind)
         return _convert(given, kind)
     except RecipeError as error:
-        raise RecipeError(f"step {at}: {kind.name}: {error}") from error
+        raise RecipeError(f"step {at}: {kind.name}{error}") from error
+
+
+def _check_known(given: Mapping[str, Any], kind: Any) -> None:
+    """Refuse keys that a pass, or a table in it, does not have."""
+    hints = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}
+    for key, value in given.items():
+        if key not in known:
+            raise RecipeError(f" has no setting {key!r}{did_you_mean(key, known)}")
+        if isinstance(value, Mapping) and is_dataclass(hints[key]):
+            try:
+                _check_known(value, hints[key])
+            except RecipeError as error:
+                raise RecipeError(f".{key}{error}") from error
 
 
 def _convert(given: Mapping[str, Any], kind: type[T]) -> T:
@@ -163,11 +193,13 @@ def _convert(given: Mapping[str, Any], kind: type[T]) -> T:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at `$.")
-    name = re.split(r"\W", place)[0]  # of `exclude[0]`: exclude
+    *tables, name = re.split(r"\.", re.sub(r"[^\w.].*", "", place))  # of `recovery.augment[0]`: recovery, augment
+    for table in tables:
+        given, kind = given[table], get_type_hints(kind)[table]
     if name not in given:
-        raise RecipeError(problem)
-    asked = f"{name} = {given[name]!r}"
+        raise RecipeError(f": {problem}")
+    asked = f"{'.'.join([*tables, name])} = {given[name]!r}"
     if problem.startswith("Invalid enum value"):
         known = map(str, get_args(get_type_hints(kind)[name]))
-        raise RecipeError(f"{asked} is not known{did_you_mean(str(given[name]), known)}")
-    raise RecipeError(f"{asked}: {problem[0].lower()}{problem[1:]}")
+        raise RecipeError(f": {asked} is not known{did_you_mean(str(given[name]), known)}")
+    raise RecipeError(f": {asked}: {problem[0].lower()}{problem[1:]}")

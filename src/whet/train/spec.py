@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from whet.machine import Machine
     from whet.progress import OnEvent
 
+CHECKPOINTS = "checkpoints"
+"""The folder of checkpoints, in that of a step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery:
