@@ -7,15 +7,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from whet.data.data import Data, split
+from whet.data.data import Data
 from whet.data.preprocess import Preprocess
+from whet.data.sources import data_source
 from whet.data.tokens import Tokens
-from whet.errors import DataError
+from whet.errors import DataError, SignatureError
 from whet.models.adapter import adapter_for
 from whet.models.signature import parse_input
 from whet.models.source import source_of
 from whet.models.takes import embedded, takes
-from whet.trials.fit import fitted
+from whet.trials.fit import open_data, open_model
 from whet.types import Format
 
 
@@ -69,14 +70,48 @@ def test_a_tokenizer_with_more_words_than_the_model_does_not_fit_it(tmp_path, wo
     made.save(str(tmp_path / "tokenizer.json"))
     tokens = Tokens(str(tmp_path / "tokenizer.json"), max_length=4)
     texts = np.array(["w1", "w2"] * 20)
-    splits = split(Data(test=({"text": texts}, None), preprocess=Preprocess(tokens=tokens)))
+    data = data_source(Data(test=({"text": texts}, None), preprocess=Preprocess(tokens=tokens)))
     source, known = source_of(Words().eval()), tmp_path / "takes.json"
     if not fits:
         with pytest.raises(DataError, match="it has 31 words, the largest embedding 30"):
-            fitted(splits, source, known)
+            open_data(data, source, known)
         return
-    found = fitted(splits, source, known)
+    found = open_data(data, source, known)
     assert [name for name, _ in found.preprocess.tokens.inputs] == ["input_ids", "attention_mask"]
     assert known.exists()
-    assert fitted(splits, source, known).preprocess == found.preprocess
+    assert open_data(data, source, known).preprocess == found.preprocess
     assert torch.from_numpy(found.batch("test", [0])["input_ids"]).shape == (1, 4)
+
+
+def test_a_mask_that_is_held_for_synthetic_data_is_brought_by_a_tokenizer(tmp_path):
+    """The mask of padding would else stay at 1, and padding would be read as words."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{at}": at for at in range(30)}, unk_token="w0"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokens = Tokens(str(tmp_path / "tokenizer.json"), max_length=4)
+    texts = np.array(["w1", "w2 w3"] * 20)
+    data = data_source(Data(test=({"text": texts}, None), preprocess=Preprocess(tokens=tokens)))
+    held = [parse_input("input_ids=int64[1,?4]:0..29"), parse_input("attention_mask=int64[1,?4]:1")]
+    model = opened_as(held)
+    assert [spec.name for spec in takes(model) if spec.held] == ["attention_mask"]
+    found = open_data(data, model.source)
+    mask = found.batch("test", range(found.size("test")))["attention_mask"]
+    assert sorted(set(mask.sum(axis=1))) == [1, 2]
+
+
+def opened_as(inputs):
+    source = source_of(Words().eval(), inputs=tuple(inputs))
+    return adapter_for(Format.TORCH).open(source, None)
+
+
+def test_the_columns_that_a_module_cannot_take_are_named():
+    frame = pytest.importorskip("pandas").DataFrame(
+        np.random.default_rng(0).normal(size=(60, 4)), columns=list("abcd")
+    )
+    source = source_of(nn.Linear(3, 2).eval())
+    splits = open_data(data_source(Data(test=frame)), source)
+    sample = splits.batch("test", [0, 1])
+    with pytest.raises(SignatureError, match=r"columns a, b, c, d went in: leave out .*drop=NAME") as caught:
+        open_model(source, splits, sample)
+    assert "mat1 and mat2" in str(caught.value)

@@ -127,9 +127,14 @@ def _word(cell: Any) -> str:
 
 
 def shared_out(table: tuple[TableInput, ...], takes: Sequence[Any]) -> tuple[TableInput, ...]:
-    """Share the columns of a table out among a model's inputs."""
+    """Share the columns of a table out among a model's inputs.
+
+    Raises:
+        ValueError: An input takes more columns, or fewer.
+    """
     columns = [column for one in table for column in one.columns]
     if len(takes) == 1:
+        _check_width(columns, takes[0])
         return (TableInput(takes[0].name, tuple(columns), takes[0].dtype or "float32"),)
     shares: dict[str, list[Column]] = {}
     for one in takes:
@@ -148,7 +153,24 @@ def _table_inputs(shares: Mapping[str, list[Column]], takes: Sequence[Any]) -> t
         columns = tuple(shares[one.name])
         if not columns:
             continue
+        _check_width(columns, one)
         coded = all(column.vocabulary for column in columns)
         dtype = one.dtype or ("int64" if coded else "float32")
         made.append(TableInput(one.name, columns, dtype, len(columns) == 1 and len(one.shape) == 1))
     return tuple(made)
+
+
+def _check_width(columns: Sequence[Column], takes: Any) -> None:
+    """Refuse columns that are not as many as an input (N, columns) takes, as far as its shape is known."""
+    width = takes.shape[1] if len(takes.shape) == 2 else None
+    if width in (None, len(columns)):
+        return
+    names = ", ".join(column.name for column in columns)
+    cure = (
+        "leave out what it was not trained on with --preprocess 'drop=NAME', or name the labels with --label"
+        if len(columns) > width
+        else "give all that it was trained on, in that order"
+    )
+    raise ValueError(
+        f"the model's input {takes.name!r} takes {width} columns, the table has {len(columns)} ({names}); {cure}"
+    )

@@ -141,14 +141,16 @@ class Splits:
         """
         count = self.size(part) if limit is None else min(limit, self.size(part))
         for start in range(0, count, size):
-            indices = range(start, min(start + size, count))
-            if not self.sides:
-                yield self.batch(part, indices)
-                continue
-            rows = self.parts[part].rows(indices)
-            first, second = (_side(rows, side, self.sides[0]) for side in self.sides)
-            both = {name: _interleaved(first[name], second[name]) for name in first}
-            yield self._inputs(both, part, np.repeat(np.asarray(indices), 2))
+            yield self.inputs(part, range(start, min(start + size, count)))
+
+    def inputs(self, part: Part, indices: Any) -> Batch:
+        """Return the inputs of these sample numbers; of pairs two rows a sample, its first and its second side."""
+        if not self.sides:
+            return self.batch(part, indices)
+        rows = self.parts[part].rows(indices)
+        first, second = (_side(rows, side, self.sides[0]) for side in self.sides)
+        both = {name: _interleaved(first[name], second[name]) for name in first}
+        return self._inputs(both, part, np.repeat(np.asarray(indices), 2))
 
     def fold(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return outputs with one row a sample: those of pairs, two rows a sample, become (N, 2, ...)."""
@@ -157,8 +159,15 @@ class Splits:
         return {name: array.reshape(-1, 2, *array.shape[1:]) for name, array in outputs.items()}
 
     def fitted(self, takes: Sequence[TensorSpec]) -> Splits:
-        """Return the splits with the inputs that a model takes, where they can be chosen."""
-        return replace(self, preprocess=self.preprocess.fitted(takes))
+        """Return the splits with the inputs that a model takes, where they can be chosen.
+
+        Raises:
+            DataError: A table has not as many columns as the model takes.
+        """
+        try:
+            return replace(self, preprocess=self.preprocess.fitted(takes))
+        except ValueError as error:
+            raise DataError(str(error)) from error
 
     def fingerprint(self) -> str:
         """Return a hash of all samples, the preprocessing and the names of the classes."""

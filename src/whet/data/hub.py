@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whet.data.data import PART_NAMES, Data
+from whet.data.labels import label_columns
 from whet.data.samples import Rows
-from whet.data.tables import PARTS, Reading, label_columns
+from whet.data.tables import PARTS, Reading
 from whet.errors import DataError, MissingDependency, in_one_line
 
 if TYPE_CHECKING:

@@ -104,11 +104,16 @@ class Preprocess:
         those, and one other input all the rest.
 
         Args:
-            takes: Specs with ``name``, ``dtype`` and ``shape``; type and shape may be empty where unknown.
+            takes: Specs with ``name``, ``dtype``, ``shape`` and ``held``; type and shape may be empty if unknown.
+                An input that is held at a value takes a tokenizer's field, but no columns.
+
+        Raises:
+            ValueError: The table has not as many columns as the model takes.
         """
         if self.tokens is not None and takes:
             return replace(self, tokens=chosen_for(self.tokens, takes))
-        return replace(self, table=shared_out(self.table, takes)) if self.gathers and takes else self
+        wanted = [one for one in takes if not one.held]
+        return replace(self, table=shared_out(self.table, wanted)) if self.gathers and wanted else self
 
     def __call__(self, raw: Array | Sequence[Array]) -> Array:
         """Map raw samples, stacked (N, ...) or a list of differing sizes, to one input (N, ...).

@@ -33,6 +33,7 @@ class DataSource:
         seed: Of the splits.
         label: As given by ``--label``: the column of a table that holds the labels.
         windows: How a time series is cut into samples, if it is one.
+        tokens: The model's own tokenizer, for texts where ``preprocess`` names none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DataSource:
     seed: int = 0
     label: str | None = None
     windows: Windows | None = None
+    tokens: Tokens | None = None
 
     def open(self) -> Splits:
         """Open the data and split it.
@@ -49,7 +51,7 @@ class DataSource:
         Raises:
             DataError: It cannot be found, read or split.
         """
-        reading = Reading(self.label, self.preprocess or Preprocess(), self.task)
+        reading = Reading(self.label, self.preprocess or Preprocess(), self.task, self.tokens)
         if self.windows is not None:
             data = self.windows.cut(series_of(self.memory, self.name), reading)
         elif self.memory is not None:

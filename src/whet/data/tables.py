@@ -14,19 +14,17 @@ import numpy as np
 from whet.data import raw
 from whet.data.columns import Column, TableInput, numbers, words
 from whet.data.data import PART_NAMES, Data, is_similarity
+from whet.data.labels import Table, are_numbers, label_columns, targets
 from whet.data.preprocess import Preprocess
 from whet.data.samples import Rows
+from whet.data.tokens import Tokens
 from whet.errors import DataError, MissingDependency, did_you_mean, in_one_line
 
 if TYPE_CHECKING:
     from whet.types import Array
 
-Table = Mapping[str, Any]
-"""Cells by column: an array (N,) or (N, ...), or a list of N texts."""
-
 SUFFIXES = (*raw.TABLES, ".parquet")
 PARTS = ("train", "test", "select", "calibrate")
-_LABELS = ("label", "labels", "y", "target", "targets", "score", "class")
 _GIVEN = "labels (given beside the frame)"
 _LEAST_WORDS = 50  # up to so many different words are a vocabulary, however few rows there are
 
@@ -39,11 +37,13 @@ class Reading:
         label: The column of labels; several, with commas between, for labels (N, columns); ``none`` for no labels.
         preprocess: As given: of it, a table looks at ``tokens``, ``fill`` and ``drop``.
         task: As given: ``similarity`` takes two columns as the sides of a pair.
+        tokens: The model's own tokenizer, for columns of text where ``preprocess`` names none.
     """
 
     label: str | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     task: Any = None
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,18 @@ def from_tables(tables: Mapping[str, Table], reading: Reading, *, header: bool =
     _check_columns(tables, names, labels, given.drop)
     if not names:
         raise DataError(f"the table has no columns but {', '.join([*labels, *given.drop])}; inputs need one")
-    if given.tokens is not None:
+    tokens = given.tokens or _own_tokens(reading, tables[model], names)
+    if tokens is not None:
+        given = replace(given, tokens=tokens)
         names, preprocess, notes = _text(tables[model], names, given, pairs=is_similarity(reading.task))
+        if reading.preprocess.tokens is None:
+            notes.append(f"Texts are cut by the model's own tokenizer, at {tokens.max_length} tokens.")
     else:
         columns, notes = columns_of(tables[model], names, given), []
         preprocess = replace(given, table=(TableInput("input", columns),) if columns else ())
     made = {part: _cells(tables[part], names, preprocess, part) for part in PARTS if part in tables}
-    targets, classes = _targets(tables, labels, model)
-    samples: dict[str, Any] = {part: TableSamples(cells, targets.get(part)) for part, cells in made.items()}
+    labelled, classes = targets(tables, labels, model)
+    samples: dict[str, Any] = {part: TableSamples(cells, labelled.get(part)) for part, cells in made.items()}
     return Data(**samples, preprocess=preprocess, classes=classes, notes=(told, *notes))
 
 
@@ -247,39 +251,6 @@ def _joined(tables: Sequence[Table], part: str) -> Table:
     }
 
 
-def label_columns(names: list[str], label: str | None, *, header: bool = True) -> tuple[list[str], str]:
-    """Return the columns of labels, and what the report says of the choice.
-
-    Args:
-        names: Of all columns.
-        label: As asked for: a column, several with commas between, ``none``, or None to find it by its name.
-        header: Whether the columns were named by whoever wrote them; else the last one holds the labels.
-
-    Raises:
-        DataError: The column asked for is not there.
-    """
-    if label == "none":
-        return [], "The labels of the table, if it has any, were left out, as asked."
-    if label is not None:
-        asked = [label] if label in names else [word.strip() for word in label.split(",")]
-        for name in asked:
-            if name not in names:
-                raise DataError(f"the table has no column {name!r} for the labels{did_you_mean(name, names)}")
-        return asked, f"Labels are {', '.join(asked)} of the columns {', '.join(names)}."
-    if not header:
-        if len(names) == 1:
-            return [], "The table has one column and no header: there are no labels."
-        return names[-1:], (
-            f"The table has no header: its last column ({names[-1]}) was taken as the labels; "
-            f"another one is named with --label, and none with --label none."
-        )
-    known = {name.lower(): name for name in names}
-    for word in _LABELS:
-        if word in known:
-            return [known[word]], f"Column {known[word]!r} was taken as the labels; another is named with --label."
-    return [], f"There are no labels: none of the columns {', '.join(names)} is called so; name one with --label."
-
-
 def _check_columns(tables: Mapping[str, Table], names: list[str], labels: list[str], drop: Sequence[str]) -> None:
     """Refuse parts that lack a column or all rows; labels are needed where parts are judged by them."""
     for part, table in tables.items():
@@ -320,6 +291,12 @@ def _text(
     return chosen, replace(given, tokens=tokens), notes
 
 
+def _own_tokens(reading: Reading, table: Table, names: Sequence[str]) -> Tokens | None:
+    """Return the model's own tokenizer if any column is text."""
+    texts = any(isinstance(table[name], list) and not are_numbers(table[name]) for name in names)
+    return reading.tokens if texts else None
+
+
 def columns_of(table: Table, names: Sequence[str], given: Preprocess) -> tuple[Column, ...]:
     """Find what each column is, on the samples that may decide it; arrays (N, ...) are none of them.
 
@@ -348,14 +325,6 @@ def _column(name: str, cells: Any, fill: str) -> Column:
     return Column(name, tuple(found.tolist()), float(counts.argmax()) if fill else None)
 
 
-def are_numbers(cells: Any) -> bool:
-    """Tell whether a column holds numbers: at least half of the cells that are not empty are."""
-    if isinstance(cells, np.ndarray):
-        return cells.dtype.kind in "biuf"
-    found = [word for word in words(cells) if word]
-    return sum(raw.is_number(word) for word in found) * 2 >= len(found)
-
-
 def _cells(table: Table, names: Sequence[str], preprocess: Preprocess, part: str) -> Table:
     """Return the columns that are read, numbers as numbers; every cell is looked at."""
     made = {name: table[name] for name in names}
@@ -367,33 +336,3 @@ def _cells(table: Table, names: Sequence[str], preprocess: Preprocess, part: str
     except ValueError as error:
         raise DataError(f"{part}: {error}") from error
     return {name: words(cells) if isinstance(cells, list) else cells for name, cells in made.items()}
-
-
-def _targets(
-    tables: Mapping[str, Table], labels: list[str], model: str
-) -> tuple[dict[str, Array], tuple[str, ...]]:
-    """Return labels by part, and the names of the classes if they are words."""
-    labelled = {part: table for part, table in tables.items() if labels and all(name in table for name in labels)}
-    if not labelled:
-        return {}, ()
-    counted = labelled.get(model, labelled["test"])
-    classes: tuple[str, ...] = ()
-    if len(labels) == 1 and not are_numbers(counted[labels[0]]):
-        classes = tuple(sorted({word for word in words(counted[labels[0]]) if word}))
-    found = {}
-    for part, table in labelled.items():
-        try:
-            columns = [Column(name, classes)(table[name]) for name in labels]
-        except ValueError as error:
-            raise DataError(f"{part}: the labels cannot be used: {error}".partition("; fill it in")[0]) from error
-        whole = classes or all(_are_whole(table[name]) for name in labels)
-        values = np.stack(columns, axis=1).astype(np.int64 if whole else np.float64)
-        found[part] = values[:, 0] if len(labels) == 1 else values
-    return found, classes
-
-
-def _are_whole(cells: Any) -> bool:
-    """Tell whether numbers are written as whole ones: ``1``, not ``1.0``."""
-    if isinstance(cells, np.ndarray):
-        return cells.dtype.kind in "biu"
-    return all(re.fullmatch(r"[+-]?\d+", word) for word in words(cells))

@@ -103,7 +103,8 @@ def _tokenizer(file: str, max_length: int, padding: str) -> Any:
 def chosen_for(tokens: Tokens, takes: Sequence[Any]) -> Tokens:
     """Choose the fields that a model takes; the only input of a model takes the numbers, whatever its name."""
     chosen = tokens.inputs or tuple((one.name, one.name) for one in takes if one.name in TOKEN_FIELDS)
-    if not chosen and len(takes) == 1:
-        chosen = ((takes[0].name, "input_ids"),)
+    wanted = [one for one in takes if not one.held]
+    if not chosen and len(wanted) == 1:
+        chosen = ((wanted[0].name, "input_ids"),)
     dtypes = {one.dtype for one in takes if one.dtype and any(one.name == name for name, _ in chosen)}
     return replace(tokens, inputs=chosen, dtype=dtypes.pop() if len(dtypes) == 1 else tokens.dtype)

@@ -12,9 +12,10 @@ import numpy as np
 
 from whet.data.columns import TableInput
 from whet.data.data import Data
+from whet.data.labels import Table, are_numbers
 from whet.data.preprocess import Postprocess
 from whet.data.samples import Rows
-from whet.data.tables import Reading, Table, are_numbers, cells_of, columns_of, read_one
+from whet.data.tables import Reading, cells_of, columns_of, read_one
 from whet.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:

@@ -81,7 +81,8 @@ class Source:
         if self.origin is Origin.HUB:
             from whet.models.torch import hub
 
-            return [Path(self.path) / "config.json", *hub.weight_files(Path(self.path))]
+            tokenizer = hub.tokenizer_file(self)
+            return [Path(self.path) / "config.json", *hub.weight_files(Path(self.path)), tokenizer]
         return [Path(name) if name else None for name in (self.path, self.weights)]
 
 

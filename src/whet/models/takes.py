@@ -10,13 +10,14 @@ from whet.types import TensorSpec
 
 
 def takes(model: Model, declared: Sequence[TensorSpec] = ()) -> tuple[TensorSpec, ...]:
-    """Return the inputs that data has to bring; type and shape are empty where they are unknown.
+    """Return the inputs that data may bring; type and shape are empty where they are unknown.
 
     A model with a signature tells all; of a module, names are the parameters of its ``forward``, and ``declared``
-    (what the user said with ``--input``) tells the rest. Nothing is returned where any name goes.
+    (what the user said with ``--input``) tells the rest. Nothing is returned where any name goes. Inputs that are
+    held at a value are among them: data that has them takes precedence, as a tokenizer's mask of padding must.
     """
     if model.signature is not None:
-        return tuple(spec for spec in model.signature.inputs if not spec.held)
+        return model.signature.inputs
     forward = getattr(getattr(model.payload, "module", None), "forward", None)
     if forward is None:
         return ()

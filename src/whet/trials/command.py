@@ -10,6 +10,7 @@ from whet import plain, userfile
 from whet.data.sources import DataSource
 from whet.data.tasks import task_name
 from whet.storage import files_below, sha256
+from whet.trials.fit import with_tokens
 from whet.trials.problem import Candidate, Problem
 
 
@@ -29,7 +30,7 @@ def command(kind: str, problem: Problem, tried: Sequence[Candidate], within: flo
             "model": {"file": source.path, "name": source.factory, "weights": source.weights},
             "model contents": source.fingerprint(),
             "data": problem.data.name,
-            "data contents": _contents(problem.data),
+            "data contents": _contents(with_tokens(problem.data, source)),
             "preprocess": plain.builtins(problem.data.preprocess),
             "task": task_name(problem.data.task),
             "label": problem.data.label,

@@ -29,7 +29,7 @@ from whet.profile.profile import Profile, profile
 from whet.progress import Event, OnEvent
 from whet.runtimes.base import Deployment, open_session, predict, usual
 from whet.trials.closer import running, unknown
-from whet.trials.fit import fitted
+from whet.trials.fit import open_data, open_model
 from whet.trials.opened import Contestant, one, raced, truth
 from whet.trials.spoil import Asked, spoil
 from whet.types import Format, Signature
@@ -174,8 +174,7 @@ def profile_entrant(
     splits = _splits(data, entrant)
     count = deployment.batch_sizes[0]
     if entrant.source is not None:
-        sample = None if splits is None else _sample(splits, max(count, 2))
-        model = adapter_for(entrant.source.format).open(entrant.source, sample)
+        model = _model(entrant.source, splits, max(count, 2))
     else:
         assert entrant.bundle is not None
         made, stored = opened(entrant.bundle)
@@ -244,9 +243,7 @@ def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Pat
         return Contestant(stored, made.signature, own)
     source = entrant.source
     assert source is not None
-    sample = None if splits is None else _sample(splits, 2)
-    adapter = adapter_for(source.format)
-    model = adapter.open(source, sample)
+    adapter, model = adapter_for(source.format), _model(source, splits, 2)
     if model.signature is None:
         raise SignatureError(
             f"nothing says what goes into {entrant.name}; give --data, or --input 'name=dtype[axes]'"
@@ -254,6 +251,13 @@ def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Pat
     asked = deployment if deployment.runtime else replace(deployment, runtime=usual(source.format))
     path = Path(source.path) if source.format is Format.ONNX else adapter.save(model, folder / entrant.name)
     return Contestant(Stored(source.format, path, source), model.signature, asked)
+
+
+def _model(source: Source, splits: Splits | None, count: int) -> Model:
+    """Open a source on so many samples, or on what it says itself."""
+    if splits is None:
+        return adapter_for(source.format).open(source, None)
+    return open_model(source, splits, _sample(splits, count))
 
 
 def _judge(
@@ -304,7 +308,7 @@ def _splits(data: DataSource | None, entrant: Entrant) -> Splits | None:
     if data is None:
         return None
     if entrant.source is not None:
-        return fitted(data.open(), entrant.source)
+        return open_data(data, entrant.source)
     assert entrant.bundle is not None
     return data.open().fitted(opened(entrant.bundle)[0].signature.inputs)
 

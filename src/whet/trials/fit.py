@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whet import plain
 from whet.data.data import Splits
+from whet.data.sources import DataSource
+from whet.data.tokens import Tokens
 from whet.errors import DataError, SignatureError
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
 from whet.models.source import Source
 from whet.models.takes import embedded, takes
-from whet.storage import write_text
+from whet.models.torch import hub
+from whet.storage import sha256, write_text
 from whet.types import TensorSpec
 
+if TYPE_CHECKING:
+    from whet.types import Batch
 
-def fitted(splits: Splits, source: Source, known: Path | None = None) -> Splits:
-    """Return the splits with the inputs that a source takes; data that is no columns stays as it is.
+
+def open_data(data: DataSource, source: Source, known: Path | None = None) -> Splits:
+    """Open data for a model; data that is no columns stays as it is.
 
     Args:
-        splits: The data.
-        source: The model, which is opened for it.
-        known: A file that keeps what was found, so that it is looked for once.
+        data: Where it comes from. Texts for which it names no tokenizer are cut by the model's own.
+        source: The model, which is opened if the data is columns.
+        known: A file that keeps what was found of the model, so that it is looked for once.
 
     Raises:
-        DataError: The tokenizer has more words than the model.
+        DataError: The data cannot be read, or its columns or the tokenizer do not fit the model.
     """
+    splits = with_tokens(data, source).open()
     if not splits.preprocess.gathers:
         return splits
     if known is not None and known.exists():
@@ -39,6 +49,37 @@ def fitted(splits: Splits, source: Source, known: Path | None = None) -> Splits:
     if known is not None:
         write_text(known, plain.dumps(found))
     return splits.fitted(found)
+
+
+def open_model(source: Source, splits: Splits, sample: Batch) -> Model:
+    """Open a model on a sample of data; where it does not take the columns of a table, they are named.
+
+    Raises:
+        SignatureError: The model does not take the sample.
+    """
+    try:
+        return adapter_for(source.format).open(source, sample)
+    except SignatureError as error:
+        columns = splits.preprocess.columns
+        if splits.preprocess.tokens is not None or splits.preprocess.window or not columns:
+            raise
+        raise SignatureError(
+            f"{error}; the table's columns {', '.join(columns)} went in: leave out what the model was not trained "
+            f"on with --preprocess 'drop=NAME', or name the labels with --label"
+        ) from error
+
+
+def with_tokens(data: DataSource, source: Source) -> DataSource:
+    """Return data that knows the tokenizer which came with a model, if one did."""
+    path = hub.tokenizer_file(source)
+    if path is None:
+        return data
+    config = json.loads((path.parent / hub.CONFIG).read_text(encoding="utf-8"))
+    settings = path.parent / "tokenizer_config.json"
+    told = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    lengths = (told.get("model_max_length"), config.get("max_position_embeddings"))
+    most = min([Tokens.max_length, *(int(length) for length in lengths if isinstance(length, int | float))])
+    return replace(data, tokens=Tokens(str(path), most, digest=sha256(path)))
 
 
 def check_words(splits: Splits, model: Model) -> None:

@@ -26,6 +26,7 @@ from whet.models.model import Model, Stored
 from whet.progress import Event, OnEvent
 from whet.recipe.cache import Entry, root_key
 from whet.recipe.execute import execute
+from whet.trials.fit import open_model
 from whet.trials.opened import BATCH, Judge, Opened, one, truth
 from whet.trials.problem import Candidate, Original, Problem, Scope
 from whet.types import Signature
@@ -55,7 +56,8 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     opened = Opened(problem, on_event)
     splits = opened.splits
     adapter = adapter_for(problem.source.format)
-    model = adapter.open(problem.source, splits.batch(Part.SELECT, range(min(2, splits.size(Part.SELECT)))))
+    sample = splits.batch(Part.SELECT, range(min(2, splits.size(Part.SELECT))))
+    model = open_model(problem.source, splits, sample)
     assert model.signature is not None
     root = root_key(problem.source.fingerprint(), plain.fingerprint(model.signature))
     entry = opened.cache.get(root) or opened.cache.put(root, model, None, 0.0)

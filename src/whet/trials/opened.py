@@ -23,7 +23,7 @@ from whet.progress import Event, OnEvent, silent
 from whet.recipe.cache import Cache, Entry
 from whet.runtimes.base import Deployment, open_session, predict
 from whet.storage import write_bytes
-from whet.trials.fit import fitted
+from whet.trials.fit import open_data
 from whet.trials.problem import Original, Problem
 from whet.types import Signature
 
@@ -56,7 +56,7 @@ class Opened:
 
     def __init__(self, problem: Problem, on_event: OnEvent) -> None:
         self.problem = problem
-        self.splits: Splits = fitted(problem.data.open(), problem.source, problem.cache / "takes.json")
+        self.splits: Splits = open_data(problem.data, problem.source, problem.cache / "takes.json")
         self.cache = Cache(problem.cache, problem.source)
         self.on_event = on_event
 

@@ -10,6 +10,7 @@ from whet.data.columns import Column, TableInput
 from whet.data.data import Part, split
 from whet.data.preprocess import Postprocess, Preprocess, from_json, to_json
 from whet.data.raw import read_table
+from whet.data.sources import DataSource
 from whet.data.tables import Reading, read_tables
 from whet.errors import DataError, MissingDependency
 from whet.types import TensorSpec
@@ -285,3 +286,16 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(MissingDependency, match=r"pip install 'whet\[table\]'"):
         opened(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("width", "told"),
+    [(2, r"takes 2 columns, the table has 3 \(a, b, c\); leave out .* 'drop=NAME'"), (4, "give all that it was")],
+)
+def test_more_columns_than_the_model_takes_are_named_and_so_are_fewer(tmp_path, width, told):
+    (tmp_path / "rows.csv").write_text("a,b,c\n" + "".join(f"{at},{at + 1},{at + 2}\n" for at in range(20)))
+    splits = DataSource(str(tmp_path / "rows.csv")).open()
+    with pytest.raises(DataError, match=told):
+        splits.fitted([TensorSpec("row", "float32", (None, width))])
+    assert splits.fitted([TensorSpec("row", "float32", (None, 3))]).batch("test", [0])["row"].shape == (1, 3)
+    assert splits.fitted([TensorSpec("row", "float32", (None, None))]).batch("test", [0])["row"].shape == (1, 3)
