@@ -1,9 +1,10 @@
 """Weight constraints: what training must keep of a compressed model, re-derived from its arrays.
 
-A constraint says what a weight may be (``hold``), what the forward pass computes with (``seen``), and how a gradient
-of the seen weight becomes one of the weight that is trained (``gradient``). Training applies those of a weight in
-order, so that sparse + clustered + quantized is three constraints and no case of its own. The parameters of the module
-stay plain dense tensors under their own names; nothing has to be removed afterwards but ``bake``.
+A constraint says what a weight may be (``hold``), what the forward pass computes with (``seen``), and how a
+gradient of the seen weight becomes one of the weight that is trained (``gradient``). Training applies those of a
+weight in order, so that sparse + clustered + quantized is three constraints and no case of its own. The parameters
+of the module stay plain dense tensors under their own names: state dicts, shared weights and recurrent layers know
+nothing of it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Sparse:
 
     def hold(self, weight: Tensor) -> Tensor:
         """Zero what the mask does."""
-        return weight * self.mask.to(weight.device)
+        held: Tensor = weight * self.mask.to(weight.device)
+        return held
 
     def seen(self, weight: Tensor) -> Tensor:
         """Return the weight, which is held already."""
@@ -77,8 +79,8 @@ class Clustered:
     """Weights of one cluster stay equal: codes are fixed, centroids are trained by the sum of their gradients.
 
     Attributes:
-        codes: int64 of the weight's shape: the cluster of each, numbered over the whole tensor, so that codebooks of
-            a channel or a group have numbers of their own.
+        codes: int64 of the weight's shape: the cluster of each, numbered over the whole tensor, so that codebooks
+            of a channel or a group have numbers of their own.
         clusters: How many there are.
 
     Source: Han et al. 2016, "Deep compression".
@@ -97,9 +99,9 @@ class Clustered:
         sizes = [rows.numel(), rows.shape[1], *(size for size in _GROUPS if rows.shape[1] % size == 0)]
         for size in sizes:
             parts = rows.reshape(-1, size)
-            values, codes = parts.reshape(-1).unique(return_inverse=True)
+            values, codes = torch.unique(parts.reshape(-1), return_inverse=True)
             whose = torch.arange(len(parts), device=codes.device).repeat_interleave(size) * len(values)
-            used, numbers = (codes + whose).unique(return_inverse=True)
+            used, numbers = torch.unique(codes + whose, return_inverse=True)
             counts = torch.bincount(used // len(values), minlength=len(parts))
             if int(counts.max()) <= most:
                 return cls(numbers.reshape(weight.shape), len(used))
@@ -132,20 +134,20 @@ class Clustered:
 
 
 class FakeQuant:
-    """The forward pass sees weights on a symmetric grid of ``2**bits - 1`` values; the gradient goes straight through.
+    """The forward pass sees weights on a symmetric grid of ``2**bits - 1`` values; gradients go straight through.
 
     A weight beyond the grid's end gets no gradient. Zero is on the grid, so zeros stay zero; equal weights of one
     scale stay equal.
 
     Attributes:
-        scale: Step of the grid, broadcastable to the weight: one a channel, or one alone. Of 5 bits and more it spans
-            the greatest magnitude, of fewer it is where the squared error is least. Set when training begins.
+        scale: Step of the grid, broadcastable to the weight: one a channel, or one alone. Of 5 bits and more it
+            spans the greatest magnitude, of fewer it is where the squared error is least. Set when training begins.
 
     Source: Bengio et al. 2013, "Estimating or propagating gradients through stochastic neurons"; Jacob et al. 2018.
     """
 
     def __init__(self, weight: Tensor, bits: int, axis: int | None = 0) -> None:
-        """Lay a grid of ``bits`` (2 to 8) over a weight, a scale for each index of ``axis``, or one where it is None."""
+        """Lay a grid of ``bits`` (2 to 8) over a weight: a scale an index of ``axis``, or one where it is None."""
         self.most = 2 ** (bits - 1) - 1
         self.bits, self.axis = bits, axis
         self.scale = self._fit(weight.detach())
@@ -153,7 +155,7 @@ class FakeQuant:
     def _fit(self, weight: Tensor) -> Tensor:
         axes = [at for at in range(weight.ndim) if at != self.axis]
         greatest = weight.abs().amax(dim=axes, keepdim=True).clamp(min=1e-12)
-        best = greatest / self.most
+        best: Tensor = greatest / self.most
         if self.bits > 4:
             return best
         least = torch.full_like(best, torch.inf)
@@ -164,7 +166,8 @@ class FakeQuant:
         return best
 
     def _rounded(self, weight: Tensor, scale: Tensor) -> Tensor:
-        return (weight / scale).round().clamp(-self.most, self.most) * scale
+        rounded: Tensor = (weight / scale).round().clamp(-self.most, self.most) * scale
+        return rounded
 
     def hold(self, weight: Tensor) -> Tensor:
         """Return the weight: what is trained may lie between the values of the grid."""
@@ -177,7 +180,8 @@ class FakeQuant:
     def gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
         """Pass the gradient straight through, but for weights beyond the grid's end."""
         inside = weight.abs() <= (self.most + 0.5) * self.scale.to(weight.device)
-        return gradient * inside.to(gradient.dtype)
+        passed: Tensor = gradient * inside.to(gradient.dtype)
+        return passed
 
     def state(self) -> dict[str, Tensor]:
         """Return the scale."""
@@ -214,7 +218,7 @@ class Constraints:
     @torch.no_grad()
     def hold(self, module: nn.Module) -> None:
         """Bring the weights back to where they may be; called before the first step and after each."""
-        for name, parameter, constraints in self._each(module):
+        for _, parameter, constraints in self._each(module):
             weight = parameter.data
             for constraint in constraints:
                 weight = constraint.hold(weight)
@@ -304,4 +308,4 @@ def _spans(clustered: Clustered, axis: int | None) -> bool:
         return True
     rows = clustered.codes.movedim(axis, 0).reshape(clustered.codes.shape[axis], -1)
     apart = rows + clustered.clusters * torch.arange(len(rows), device=rows.device).unsqueeze(1)
-    return len(apart.unique()) > clustered.clusters
+    return len(torch.unique(apart)) > clustered.clusters

@@ -21,14 +21,15 @@ CHECKPOINTS = "checkpoints"
 class Recovery:
     """How a model is trained. By default it learns the original's outputs on the user's own inputs, without labels.
 
-    AdamW; the learning rate rises over the first ``warmup`` of all steps and falls to zero along a cosine. Gradients
-    are clipped to a norm of 1. Weight decay takes matrices and kernels alone, not biases and norms. A tenth of the
-    training samples (2,000 at most) is held out: after every epoch the loss on it decides which weights are kept,
-    and whether to stop early. ``select`` and ``test`` are never looked at.
+    AdamW; the learning rate rises over the first ``warmup`` of all steps and falls to zero along a cosine (by the
+    time that is spent, where ``minutes`` is the tighter limit). Gradients are clipped to a norm of 1. Weight
+    decay takes matrices and kernels alone, not biases and norms. A tenth of the training samples (2,000 at most) is
+    held out: after every epoch the loss on it decides which weights are kept, those of the start included, and
+    whether to stop early. ``select`` and ``test`` are never looked at.
 
-    A ``learning_rate`` that is not given is found: each of 3e-3, 1e-3, 3e-4, 1e-4 and 3e-5 trains a miniature of the
-    run from the same start (a fiftieth of its steps, 8 to 40, falling to zero), and the one with the least loss on
-    the held-out samples is taken; of those within 2 % of it, the greatest.
+    A ``learning_rate`` that is not given is found: each of 3e-3, 1e-3, 3e-4, 1e-4 and 3e-5 trains a miniature of
+    the run from the same start (a fiftieth of its steps, 8 to 40, falling to zero), and the one with the least loss
+    on the held-out samples is taken; of those within 2 % of it, the greatest.
 
     Source: Hinton et al. 2015, "Distilling the knowledge in a neural network" (temperature, alpha); Romero et al.
     2015, "FitNets" (features); Loshchilov and Hutter 2019, "Decoupled weight decay regularization".
