@@ -17,6 +17,7 @@ PAGES = [
     if any(language in ("python", "console") for language, _, _ in play.blocks(page.read_text()))
 ]
 QUICKLY = {"how-to/unlabelled.md"}  # the others take minutes together
+TUTORIAL = DOCS / "tutorial.md"  # carried out as typed, below
 
 
 def name(page):
@@ -31,7 +32,7 @@ def test_there_are_pages_to_carry_out():
     assert {"tutorial.md", "migrate.md"} <= {name(page) for page in PAGES}
 
 
-@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if page != TUTORIAL])
 def test_a_page_does_what_it_says(page, tmp_path):
     scripts = str(Path(sys.executable).parent)
     environment = {
@@ -45,6 +46,37 @@ def test_a_page_does_what_it_says(page, tmp_path):
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_tutorial_takes_ten_minutes_as_typed(tmp_path):
+    """In a fresh clone, a fresh environment and a shell of its own: every command, those that install included."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "whet")], check=True)
+    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    done = subprocess.run(
+        ["bash", "-e"], input=play.typed(TUTORIAL.read_text()),
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "first" / "run" / "report.md").exists()
+
+
+def test_a_page_as_a_script_stops_at_the_first_command_that_ends_otherwise_than_it_says(tmp_path):
+    page = (
+        '```python title="a.py"\nprint("it\'s", 1)\n```\n```console\n$ python a.py\n$ false  # exit code 1\n{}```\n'
+    )
+    for end, expected in (("", 0), ("$ true  # exit code 3\n$ touch after\n", 1)):
+        done = subprocess.run(
+            ["bash", "-e"],
+            input=play.typed(page.format(end)),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, "it's 1" in done.stdout) == (expected, True)
+    assert not (tmp_path / "after").exists()
 
 
 @pytest.mark.parametrize(
