@@ -155,6 +155,7 @@ MISTAKES = {
     "a time that is none": (f"{GOOD} --within soon", "'soon' is no time; write 90s, 20m or 2h"),
     "a negative drop": (f"{GOOD} --max-drop -1", "invalid value for '--max-drop'"),
     "a drop that is no number": (f"{GOOD} --max-drop nan", "max_drop"),
+    "a drop in percent": (f"{GOOD} --max-drop 1%", "'1%' is no number; write 0.01 for 1 %"),
     "a speed-up of nothing": (f"{GOOD} --min-speedup 0", "invalid value for '--min-speedup'"),
     "no threads": (f"{GOOD} --threads 0", "invalid value for '--threads'"),
     "an input that cannot be read": (f"{GOOD} --input x=float32[", "cannot read the input"),

@@ -24,6 +24,18 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
+class Number(click.FloatRange):
+    """A number within bounds, such as ``0.01``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it; a share is no percentage, and a factor has no x behind it."""
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number; write 0.01 for 1 %, 2 for 2x", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Sizes(click.ParamType):  # type: ignore[type-arg]
     """Whole numbers from 1 up, comma-separated."""
 
@@ -94,17 +106,17 @@ machine_options = _many(
 )
 budget_options = _many(
     click.option(
-        "--max-drop", type=click.FloatRange(0), default=0.01, show_default=True,
+        "--max-drop", type=Number(0), default=0.01, show_default=True,
         help="What may be lost: points of a bounded metric, a share of an unbounded one.",
     ),
-    click.option("--max-class-drop", type=click.FloatRange(0), help="What any class's sensitivity may lose."),
+    click.option("--max-class-drop", type=Number(0), help="What any class's sensitivity may lose."),
     click.option(
-        "--min-speedup", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+        "--min-speedup", type=Number(0, min_open=True), default=1.0, show_default=True,
         help="Against the model as given, at every batch size.",
     ),
     click.option("--max-bytes", type=click.IntRange(1), help="Greatest size of the file."),
     click.option(
-        "--min-fidelity", type=click.FloatRange(0, 1), default=0.7, show_default=True,
+        "--min-fidelity", type=Number(0, 1), default=0.7, show_default=True,
         help="Agreement with the original below which a candidate is ruined.",
     ),
 )  # fmt: skip

@@ -166,7 +166,8 @@ def find_signature(module: nn.Module, sample: Batch, declared: tuple[TensorSpec,
     except Exception as error:
         shapes = ", ".join(f"{spec}" for spec in inputs)
         raise SignatureError(
-            f"the model cannot be run on the inputs {shapes}: {type(error).__name__}: {in_one_line(error)}"
+            f"the model cannot be run on the inputs {shapes}: {type(error).__name__}: {in_one_line(error)}; "
+            "give data of the shape and type it takes, or make it so with --preprocess"
         ) from error
     return Signature(tuple(inputs), _outputs(module, sample, inputs, outputs))
 
