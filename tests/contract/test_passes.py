@@ -16,6 +16,7 @@ from whet.models.adapter import adapter_for
 from whet.models.source import source_of
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.base import PassContext
+from whet.passes.cluster.spec import Cluster
 from whet.passes.export.spec import ExportOnnx
 from whet.passes.graph.spec import CleanGraph, FuseTransformer, OptimizeGraph
 from whet.passes.prune.spec import MagnitudePrune
@@ -47,6 +48,24 @@ class TestPruneOnnx(OnnxPass):
 class TestPruneTorch(TorchPass):
     def make_pass(self):
         return MagnitudePrune(sparsity=0.4, scope="global")
+
+
+class TestClusterOnnx(OnnxPass):
+    def make_pass(self):
+        return Cluster(ratio=5.0)
+
+
+class TestClusterTorch(TorchPass):
+    def make_pass(self):
+        return Cluster(bits=3, granularity="channel", exclude=("conv1",))
+
+
+class TestClusterTorchRecurrent(TestClusterTorch):
+    def make_pass(self):
+        return Cluster(grid=True, initial="k-means++")
+
+    def make_model(self):
+        return graphs.opened("lstm")
 
 
 class TestDynamicOnnx(OnnxPass):

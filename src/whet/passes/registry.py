@@ -14,6 +14,7 @@ from whet.passes.base import Pass
 
 _PASSES = {
     "magnitude-prune": "whet.passes.prune.spec:MagnitudePrune",
+    "cluster": "whet.passes.cluster.spec:Cluster",
     "dynamic-int8": "whet.passes.quantize.spec:DynamicInt8",
     "static-int8": "whet.passes.quantize.spec:StaticInt8",
     "half": "whet.passes.quantize.spec:Half",

@@ -1,0 +1,1 @@
+"""Cluster: weights that share a few values."""

@@ -1,0 +1,255 @@
+"""Few values for many: k-means in one dimension, on arrays of any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whet.passes.cluster import optimal
+
+if TYPE_CHECKING:
+    from whet.passes.cluster.spec import Initial
+    from whet.types import Array
+
+_EXACT = 4096  # values, or bins, that are solved exactly
+_BINS = 1 << 16  # of the histogram that stands for more
+_ROUNDS = 300  # of Lloyd's iteration, at most
+_INT8 = 127
+_NARROW = 1e-30  # a range that has no bins in float32
+
+
+@dataclass(frozen=True, slots=True)
+class Codebook:
+    """How an array is to be clustered.
+
+    Attributes:
+        k: Values at most.
+        initial: Where k-means starts.
+        keep_zeros: Zeros stay zero and are one of the values, where there are any.
+        seed: For k-means++.
+    """
+
+    k: int
+    initial: Initial = "optimal"
+    keep_zeros: bool = False
+    seed: int = 0
+
+
+def cluster(array: Array, axis: int, group: int, book: Codebook) -> Array:
+    """Return an array of the same type and shape whose parts have at most ``book.k`` values each.
+
+    Args:
+        array: Of any shape.
+        axis: Of its output channels.
+        group: Neighbours in a channel that are a part; 0 takes the whole array for one.
+        book: How each part is clustered.
+    """
+    moved = np.moveaxis(array, axis, 0)
+    parts = moved.reshape(-1, group or max(array.size, 1))
+    together = book.initial == "optimal" and parts.shape[1] <= _EXACT
+    found = _rows(parts, book) if together else np.stack([_shared(part, book) for part in parts])
+    return np.ascontiguousarray(np.moveaxis(found.reshape(moved.shape), 0, axis))
+
+
+def on_grid(array: Array, axis: int, book: Codebook) -> Array:
+    """Return an array of at most ``book.k`` (4 or more) integers of -127..127, each channel times its own scale.
+
+    A channel's scale is its greatest magnitude over 127, as per-channel INT8 finds it; 127 and -127 are among the
+    integers where a channel reaches them, so that it finds the same again. Errors weigh as in the weights.
+    """
+    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).astype(np.float64)
+    scales = np.abs(rows).max(1, keepdims=True) / _INT8
+    scales[scales == 0] = 1
+    codes = np.rint(rows / scales).astype(np.int64)
+    counts = np.zeros(2 * _INT8 + 1)  # of the integers, each by the square of its channel's scale
+    np.add.at(counts, codes + _INT8, np.broadcast_to(scales**2, codes.shape))
+    fixed = [value for value in (-_INT8, _INT8) if counts[value + _INT8]]
+    if book.keep_zeros and counts[_INT8]:
+        fixed.append(0)
+    counts[np.array(fixed, int) + _INT8] = 0
+    points = np.arange(-_INT8, _INT8 + 1.0)
+    free = _centroids(points, counts, book, book.k - len(fixed)) if counts.any() else points[:0]
+    values = np.unique(np.concatenate([fixed, np.rint(free)]))
+    table = _nearest(points, values)
+    if book.keep_zeros:
+        table = _off_zero(points, values, table)
+    found = (table[codes + _INT8] * scales).reshape(np.moveaxis(array, axis, 0).shape)
+    return np.ascontiguousarray(np.moveaxis(found, 0, axis)).astype(array.dtype)
+
+
+def distinct(array: Array, axis: int = 0, group: int = 0) -> int:
+    """Return the most distinct values that a part has; parts are those of ``cluster``."""
+    parts = np.moveaxis(array, axis, 0).reshape(-1, group or max(array.size, 1))
+    ordered = np.sort(parts, axis=1)
+    return int((np.diff(ordered, axis=1) != 0).sum(1).max(initial=0)) + 1
+
+
+def row(array: Array, axis: int) -> int:
+    """Return the numbers that one index of ``axis`` has."""
+    return int(array.size // max(array.shape[axis], 1))
+
+
+def noise(before: Array, after: Array) -> float:
+    """Return the share of an array's energy that its error has; 0 where nothing was lost."""
+    wanted, lost = before.astype(np.float64).ravel(), (before.astype(np.float64) - after).ravel()
+    energy = float(wanted @ wanted)
+    return float(lost @ lost) / energy if energy else 0.0
+
+
+def sqnr_db(share: float) -> float:
+    """Return a share of noise as the ratio of signal to it, in dB; 200 where there is none."""
+    return float(-10 * np.log10(share)) if share > 1e-20 else 200.0
+
+
+def centroids(values: Array, book: Codebook) -> Array:
+    """Return at most ``book.k`` values that stand for all, sorted float64.
+
+    Up to 4,096 distinct values are clustered as they are; more by their histogram: bins that hold the mean of what
+    fell into them.
+    """
+    points, weights = _points(values)
+    if book.initial != "optimal" or len(points) <= _EXACT:
+        return _centroids(points, weights, book, book.k)
+    coarse = _merged(points, weights)
+    return _lloyd(points, weights, _centroids(*coarse, book, book.k))
+
+
+def _rows(parts: Array, book: Codebook) -> Array:
+    """Cluster every row (rows, n) for itself, exactly; a zero that is kept counts as one value of its row."""
+    kept = (parts == 0) if book.keep_zeros else np.zeros(parts.shape, bool)
+    found = np.zeros_like(parts)
+    for has_zero in (False, True):
+        rows = np.flatnonzero(kept.any(1) == has_zero)
+        k = max(book.k - has_zero, 1)
+        order = np.argsort(parts[rows], axis=1)
+        points = np.take_along_axis(parts[rows], order, 1).astype(np.float64)
+        weights = 1.0 - np.take_along_axis(kept[rows], order, 1)
+        values = optimal.centroids(points, weights, k).astype(parts.dtype) if len(rows) else np.empty((0, k))
+        for row, each in zip(rows, values, strict=True):
+            found[row] = _assigned(parts[row], each[np.isfinite(each)]) if np.isfinite(each).any() else 0
+    found[kept] = 0
+    return found
+
+
+def _shared(flat: Array, book: Codebook) -> Array:
+    """Cluster a flat array as a whole."""
+    kept = flat == 0
+    if not book.keep_zeros or not kept.any():
+        return _assigned(flat, centroids(flat, book))
+    found = np.zeros_like(flat)
+    if not kept.all():
+        rest = flat[~kept]
+        found[~kept] = _assigned(rest, centroids(rest, replace(book, k=max(book.k - 1, 1))))
+    return found
+
+
+def _assigned(flat: Array, values: Array) -> Array:
+    """Give each number the nearest of some values, in its own type."""
+    values = np.unique(values.astype(flat.dtype))
+    wide = np.promote_types(flat.dtype, np.float32)
+    edges = ((values[1:].astype(np.float64) + values[:-1]) / 2).astype(wide)
+    found: Array = values[np.searchsorted(edges, flat)]
+    return found
+
+
+def _points(values: Array) -> tuple[Array, Array]:
+    """Return at most 65,536 sorted points, and how many values each stands for."""
+    low, high = float(values.min()), float(values.max())
+    if values.size <= _BINS or values.dtype.itemsize < 4 or high - low < _NARROW:
+        points, counts = np.unique(values, return_counts=True)
+        return points.astype(np.float64), counts.astype(np.float64)
+    step = values.dtype.type(_BINS / (high - low))
+    at = ((values - values.dtype.type(low)) * step).astype(np.int32)
+    np.clip(at, 0, _BINS - 1, out=at)
+    counts = np.bincount(at, minlength=_BINS).astype(np.float64)
+    sums = np.bincount(at, values, minlength=_BINS)
+    full = counts > 0
+    return sums[full] / counts[full], counts[full]
+
+
+def _merged(points: Array, weights: Array) -> tuple[Array, Array]:
+    """Bring points to 4,096, fine where the best centroids lie close: by the cube root of the density.
+
+    Source: Panter and Dite 1951, "Quantization distortion in pulse-count modulation".
+    """
+    spread = np.cumsum(np.cbrt(weights * np.gradient(points) ** 2))
+    groups = np.minimum((spread / spread[-1] * _EXACT).astype(np.int64), _EXACT - 1)
+    mass = np.bincount(groups, weights, minlength=_EXACT)
+    sums = np.bincount(groups, weights * points, minlength=_EXACT)
+    full = mass > 0
+    return sums[full] / mass[full], mass[full]
+
+
+def _centroids(points: Array, weights: Array, book: Codebook, k: int) -> Array:
+    """Run k-means on sorted weighted points, as the codebook starts it."""
+    if book.initial == "optimal":
+        found: Array = optimal.centroids(points[None], weights[None], k)[0]
+        found = found[np.isfinite(found)]
+        return found
+    used = weights > 0
+    points, weights = points[used], weights[used]
+    if len(points) <= k:
+        return points
+    if book.initial == "linear":
+        start = np.linspace(points[0], points[-1], k)
+    elif book.initial == "density":
+        shares = np.cumsum(weights) / weights.sum()
+        start = np.interp((np.arange(k) + 0.5) / k, shares, points)
+    else:
+        start = _plus_plus(points, weights, k, np.random.default_rng(book.seed))
+    return _lloyd(points, weights, start)
+
+
+def _plus_plus(points: Array, weights: Array, k: int, rng: np.random.Generator) -> Array:
+    """Draw starts, each with a chance in proportion to its squared distance from those before.
+
+    Source: Arthur and Vassilvitskii 2007, "k-means++: the advantages of careful seeding".
+    """
+    chosen = [rng.choice(points, p=weights / weights.sum())]
+    far = (points - chosen[0]) ** 2
+    while len(chosen) < k and (far * weights).any():
+        chosen.append(rng.choice(points, p=far * weights / (far * weights).sum()))
+        far = np.minimum(far, (points - chosen[-1]) ** 2)
+    return np.sort(np.array(chosen))
+
+
+def _lloyd(points: Array, weights: Array, start: Array) -> Array:
+    """Move centroids to the means of what is nearest to them, until they stay; those of nothing are dropped."""
+    center = float(points @ weights / weights.sum())
+    mass = np.concatenate([[0.0], np.cumsum(weights)])
+    total = np.concatenate([[0.0], np.cumsum((points - center) * weights)])
+    found, before = np.sort(start), np.empty(0, np.int64)
+    for _ in range(_ROUNDS):
+        ends = np.searchsorted(points, (found[1:] + found[:-1]) / 2, side="right")
+        bounds = np.concatenate([[0], ends, [len(points)]])
+        if np.array_equal(bounds, before):
+            break
+        shares, before = np.diff(mass[bounds]), bounds
+        full = shares > 0
+        found = found.copy()
+        found[full] = np.diff(total[bounds])[full] / shares[full] + center
+    return found[np.diff(mass[before]) > 0]
+
+
+def _nearest(points: Array, values: Array) -> Array:
+    """Return for each point the nearest of some sorted values."""
+    nearest: Array = values[np.searchsorted((values[1:] + values[:-1]) / 2, points)]
+    return nearest
+
+
+def _off_zero(points: Array, values: Array, table: Array) -> Array:
+    """Have zero stand for nothing but itself, where there are other values."""
+    others = values[values != 0]
+    return np.where(points == 0, 0.0, _nearest(points, others)) if len(others) else table
+
+
+def bits_for(values: int) -> int:
+    """Return the bits of a code that tells so many values apart, at least 1."""
+    return max((values - 1).bit_length(), 1)
+
+
+def stored_bytes(size: int, books: int, k: int, value_bytes: int) -> int:
+    """Return the bytes of ``size`` codes and of ``books`` codebooks of ``k`` values."""
+    return -(-size * bits_for(k) // 8) + books * k * value_bytes
