@@ -14,8 +14,6 @@ from whet.measure import statistics
 from whet.measure.quality import compare
 from whet.measure.verdict import Answer, Budget, quality
 
-HARD = ("5% of the samples", "tenth of the pairs")  # few samples, spoilt much: nothing seen tells how much
-
 
 @pytest.fixture(autouse=True)
 def fewer_draws(monkeypatch):
@@ -25,10 +23,11 @@ def fewer_draws(monkeypatch):
 
 
 def check(rows):
+    """False PASS and false FAIL are 5 % at most and coverage is 93 % at least, within 3 standard errors of 5 %."""
     for row in rows:
         most = 0.05 + 3 * row.error
         assert row.above <= most, row
-        assert row.below <= max(0.07, most), row
+        assert row.below <= most, row
         assert row.both <= max(0.07, most), row
 
 
@@ -68,25 +67,27 @@ def test_of_several_candidates_at_the_limit_seldom_any_passes(family):
     assert passed > 0  # it is a matter of chance, not of limits that never let anything pass
 
 
+@pytest.mark.parametrize("world", [worlds.ERRORS[8], worlds.PAIRS[5]], ids=lambda w: w.name)
+def test_limits_hold_where_few_samples_are_spoilt(world):
+    check(worlds.tried(world, 100, 1000 if world in worlds.ERRORS else 150))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["classes", "errors", "pairs", "own"])
+@pytest.mark.parametrize("kind", worlds.PLANS)
 def test_limits_hold_in_every_world(kind):
-    """At sizes of 100 to 10,000."""
+    """At sizes of 100 to 10,000; of 300 on where fewer than three of a hundred samples would hold the loss."""
     every, tries = worlds.PLANS[kind]
     for world in every:
         for n, count in tries.items():
-            rows = worlds.tried(world, n, count // 5)
-            if not any(part in world.name for part in HARD):
-                check(rows)
+            check(worlds.tried(world, n, count // 5))
 
 
 @pytest.mark.slow
-def test_few_samples_that_are_spoilt_much_are_told_once_there_are_enough():
-    """Of five in a hundred no limit knows what the sixth would be; of five hundred it does."""
-    for world in worlds.ERRORS + worlds.PAIRS:
-        if any(part in world.name for part in HARD):
-            assert all(row.above <= 0.25 for row in worlds.tried(world, 100, 500))
-            check(worlds.tried(world, 10_000, 300))
+def test_a_loss_in_samples_of_which_none_was_drawn_is_overlooked():
+    """What docs/statistics.md says that no limits can do: two samples in a hundred, of which one time in seven none
+    is among a hundred."""
+    for row in worlds.tried(worlds.FEW[0], 100, 1000):
+        assert 0.1 < row.above < 0.3, row
 
 
 @pytest.mark.slow

@@ -99,11 +99,20 @@ def _of_tables(tables, cells, weights, confidence, rng) -> Misses:
 
 # Regressors: the original's errors, and more on top of all or of some of them.
 
+
+def _sign(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.choice([-1.0, 1.0], n)
+
+
 NOISES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "normal": lambda rng, n: rng.normal(size=n),
     "Laplace": lambda rng, n: rng.laplace(size=n) / math.sqrt(2),
     "t, 5 d.f.": lambda rng, n: rng.standard_t(5, n) * math.sqrt(3 / 5),
+    "lognormal": lambda rng, n: _sign(rng, n) * rng.lognormal(0, 0.6, n) / math.exp(0.6**2),
+    "Pareto": lambda rng, n: _sign(rng, n) * (rng.pareto(3, n) + 1) / math.sqrt(3),
+    "two-point": _sign,
 }
+"""Of variance 1. The squares of Pareto's, whose index is 3, have no variance."""
 
 
 def errors(noise: str, growth: float, share: float = 1.0) -> World:
@@ -239,6 +248,14 @@ ERRORS = [
     *(errors(noise, growth) for noise in NOISES for growth in (0.02, 0.2)),
     errors("normal", 0.05, 0.2), errors("normal", 0.05, 0.05), errors("Laplace", 0.05, 0.05),
 ]  # fmt: skip
+SPOILT = [
+    *(errors(noise, 0.05, share) for noise in ("lognormal", "Pareto") for share in (0.05, 0.1, 0.2)),
+    *(errors("two-point", 0.05, share) for share in (0.1, 0.2)),
+]
+FEW = [  # of a hundred samples fewer than three would hold the loss; of two-point errors, half of the spoilt win
+    *(errors(noise, 0.05, 0.02) for noise in ("normal", "Laplace", "lognormal", "Pareto", "two-point")),
+    errors("two-point", 0.05, 0.05),
+]
 PAIRS = [
     pairs("normal, a little noise", "normal", 0.1),
     pairs("normal, much noise", "normal", 0.3),
@@ -253,6 +270,8 @@ OWN = [own("hits, 2 % lost, 1 % won", None), own("mean error, normal", "normal")
 PLANS: dict[str, tuple[list[World], dict[int, int]]] = {
     "classes": (CLASSES, {100: 2000, 300: 2000, 1000: 2000, 10_000: 2000}),
     "errors": (ERRORS, {100: 5000, 300: 4000, 1000: 3000, 10_000: 1500}),
+    "spoilt": (SPOILT, {100: 5000, 300: 4000, 1000: 3000, 10_000: 1500}),
+    "few": (FEW, {300: 4000, 1000: 3000, 10_000: 1500}),
     "pairs": (PAIRS, {100: 1500, 300: 1500, 1000: 1500, 10_000: 500}),
     "own": (OWN, {100: 750, 1000: 300}),
 }

@@ -14,7 +14,6 @@ from whet.measure import statistics
 from whet.measure.changes import GAMMA
 from whet.measure.corruptions import Corruption
 from whet.measure.measurement import Interval
-from whet.measure.statistics import Amounts
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -169,15 +168,13 @@ def excess(
 
 
 def mean_limits(values: Array, confidence: float) -> tuple[float, float]:
-    """Return lower and upper limits of the mean of (N,) small whole numbers of either sign."""
-    count = len(values)
+    """Return lower and upper limits of the mean of (N,) small whole numbers of either sign.
 
-    def amounts(each: Array) -> Amounts:
-        return Amounts(
-            float(each.sum()) / count, float((each**2).sum()) / count**2, max(int(each.max()), 1) / count
-        )
-
-    return statistics.difference(amounts(np.maximum(values, 0)), amounts(np.maximum(-values, 0)), confidence)
+    They are counts of right answers, so no sample can lose more than the largest number there is, or than one.
+    """
+    most = max(int(np.abs(values).max()), 1)
+    low, high = statistics.sum_limits(values, confidence, most)
+    return low / len(values), high / len(values)
 
 
 def jackknife(statistic: Callable[[Array], float], count: int, confidence: float, *, least_pairs: bool) -> float:

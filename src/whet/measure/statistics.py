@@ -17,6 +17,8 @@ RESAMPLES = 2000
 _MOST = 10**9  # samples beyond which a question counts as undecidable
 _DRAWN = 400_000  # numbers drawn for a limit, if that makes 1,000 draws at least
 _HELD = 4_000_000  # numbers held at once: 32 MB
+_UNSEEN = 5.0  # how much more than the largest amount seen is foreseen, times the share of one sample in all ...
+_UNSEEN_OF_A_SIDE = 20.0  # ... and in what was lost, or won, alone; by simulation (docs/statistics.md)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +146,33 @@ def _with_one(shares: Array, changed: Array) -> Array:
     return np.where((zeros == 0) & (changed > 0), np.exp((others + new) / len(shares)), 0.0)
 
 
-def sum_limits(values: Array, confidence: float) -> tuple[float, float]:
-    """Return limits of the true sum of what samples lose (positive) or win (negative), each at ``confidence``."""
-    lost, won, most = np.maximum(values, 0), np.maximum(-values, 0), float(np.abs(values).max())
-    return difference(
-        Amounts(float(lost.sum()), float(lost @ lost), most),
-        Amounts(float(won.sum()), float(won @ won), most),
-        confidence,
-    )
+def sum_limits(values: Array, confidence: float, most: float | None = None) -> tuple[float, float]:
+    """Return limits of the true sum of what samples lose (positive) or win (negative), each at ``confidence``.
+
+    Args:
+        values: (N,) amounts.
+        confidence: One-sided.
+        most: What any sample may lose, or win; None where that is not known. Then the largest amount that was seen
+            on a side is a guess that falls short, the more so the fewer samples carry that side.
+    """
+    lost, won = np.maximum(values, 0), np.maximum(-values, 0)
+    least = _foreseen(np.abs(values), _UNSEEN) if most is None else most
+    return difference(_amounts(lost, least, most), _amounts(won, least, most), confidence)
+
+
+def _amounts(amounts: Array, least: float, most: float | None) -> Amounts:
+    following = max(least, _foreseen(amounts, _UNSEEN_OF_A_SIDE)) if most is None else most
+    return Amounts(float(amounts.sum()), float(amounts @ amounts), following)
+
+
+def _foreseen(amounts: Array, unseen: float) -> float:
+    """Return what one more sample may amount to: the largest seen, and more where few samples carry the sum.
+
+    How few is told by the effective number of Kish 1965 ("Survey Sampling", section 11.7), which is N where all
+    amounts are equal and 1 where one sample has it all.
+    """
+    total = float(amounts.sum())
+    return float(amounts.max()) * (1 + unseen * float(amounts @ amounts) / total**2) if total > 0 else 0.0
 
 
 def ratio_of_means(after: Array, before: Array, confidence: float) -> tuple[float, float]:
@@ -180,7 +201,7 @@ def ratio_of_means(after: Array, before: Array, confidence: float) -> tuple[floa
 
 def _edge(within: Callable[[float], bool], inside: float, outside: float) -> float:
     """Halve down to where a range ends; ``scipy.optimize`` takes long to import in every process that measures."""
-    while abs(outside - inside) > 1e-12 * max(abs(inside), abs(outside), 1e-3):
+    while abs(outside - inside) > 1e-10 * max(abs(inside), abs(outside), 1e-3):
         middle = (inside + outside) / 2
         if middle in (inside, outside):
             break

@@ -9,7 +9,9 @@ from scipy import stats
 
 from whet.measure import statistics
 from whet.measure.statistics import (
+    Amounts,
     balanced_difference,
+    difference,
     g_mean_difference,
     paired_difference,
     ratio_of_means,
@@ -223,6 +225,47 @@ def test_few_great_losses_are_reckoned_with_where_students_t_overlooks_them():
     _, high = sum_limits(values, 0.95)
     normal = values.sum() + 1.653 * values.std(ddof=1) * math.sqrt(200)
     assert high > values.sum() + 3 * 12 > normal
+
+
+def foreseen(values):
+    """What one more sample may lose, and win, by hand: more than the largest, the fewer samples carry a side."""
+    sides = [values[values > 0], -values[values < 0]]
+    few = 1 / (np.abs(values).sum() ** 2 / (values**2).sum())
+    least = np.abs(values).max() * (1 + 5 * few)
+    return [max(least, side.max() * (1 + 20 * (side**2).sum() / side.sum() ** 2)) if len(side) else least
+            for side in sides]  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+def test_a_sum_has_the_limits_of_the_weighted_counts_of_both_sides(share):
+    rng = np.random.default_rng(4)
+    values = rng.laplace(0.1, 1, 200) * (rng.random(200) < share)
+    lost, won = np.maximum(values, 0), np.maximum(-values, 0)
+    more = foreseen(values)
+    amounts = [Amounts(side.sum(), (side**2).sum(), most) for side, most in zip((lost, won), more, strict=True)]
+    assert sum_limits(values, 0.95) == pytest.approx(difference(*amounts, 0.95))
+    assert sum_limits(-values, 0.95) == pytest.approx(tuple(-limit for limit in sum_limits(values, 0.95))[::-1])
+    assert sum_limits(1e-6 * values, 0.95) == pytest.approx(
+        tuple(1e-6 * limit for limit in sum_limits(values, 0.95))
+    )
+
+
+def test_what_the_few_lost_weighs_less_the_more_they_are():
+    """The same sum in few samples and in many: the limit closes in faster than with the root of their number."""
+    reach = [sum_limits(np.r_[np.full(count, 60 / count), np.zeros(900)], 0.95)[1] - 60 for count in (3, 12, 60)]
+    assert reach[0] > 3 * reach[1] > 9 * reach[2] > 0
+
+
+def test_where_the_most_a_sample_may_lose_is_known_nothing_is_guessed():
+    values = np.array([1.0] * 9 + [-1.0] * 4 + [0.0] * 87)
+    known = tuple(100 * limit for limit in paired_difference(9, 4, 100, 0.95))
+    assert sum_limits(values, 0.95, 1.0) == pytest.approx(known)
+    assert sum_limits(np.zeros(50), 0.95, 1.0) == pytest.approx(
+        tuple(50 * x for x in paired_difference(0, 0, 50, 0.95))
+    )
+    low, high = sum_limits(values, 0.95)
+    assert low < known[0]
+    assert high > known[1]
 
 
 @pytest.mark.parametrize(
