@@ -60,13 +60,10 @@ class ClassChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """A candidate against the original, paired.
+class Comparison(Change):
+    """A candidate against the original, paired: the change of the task's one metric, and what else was seen.
 
     Attributes:
-        metric: The task's one metric. ``bounded`` as Metric has it.
-        before, after: Its value for the original and for the candidate.
-        drop: What was lost: points of a bounded metric, a share of an unbounded one. ``interval`` is one-sided.
         samples: Pairs.
         lost, won: Pairs in which only the original, or only the candidate, is right; None where none is either.
         fidelity: Agreement, SQNR and others, against the original's outputs.
@@ -75,12 +72,6 @@ class Comparison:
         changes: Every metric whose loss can be bounded, the task's one first; their limits do not hold all at once.
     """
 
-    metric: str
-    bounded: bool
-    before: float
-    after: float
-    drop: float
-    interval: Interval
     samples: int
     lost: int | None
     won: int | None
@@ -152,10 +143,15 @@ def compare(
     verdict, (lost, won) = found[0], _lost_and_won(task, original, outputs, truth)
     fidelity = metrics.fidelity(outputs, original, classes=task.classes > 0, logits=task.logits)
     return Comparison(
-        verdict.metric, verdict.bounded, verdict.before, verdict.after, verdict.drop, verdict.interval,
-        len(outputs), lost, won, fidelity, _fidelity_interval(task, original, outputs, confidence),
-        _class_changes(task, original, outputs, truth, confidence), found,
-    )  # fmt: skip
+        **{name: getattr(verdict, name) for name in Change.__match_args__},
+        samples=len(outputs),
+        lost=lost,
+        won=won,
+        fidelity=fidelity,
+        fidelity_interval=_fidelity_interval(task, original, outputs, confidence),
+        classes=_class_changes(task, original, outputs, truth, confidence),
+        changes=found,
+    )
 
 
 def _lost_and_won(task: Task, original: Array, outputs: Array, truth: Array) -> tuple[int | None, int | None]:
