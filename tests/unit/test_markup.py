@@ -73,7 +73,7 @@ def test_an_outcome_shows_its_verdict_and_every_candidate(make, asked):
 
 def test_a_verdict_shows_what_would_settle_it():
     html = Verdict("a claim", Answer.INCONCLUSIVE, "evidence", 5200)._repr_html_()
-    assert texts(html)[-4:] == ["INCONCLUSIVE", "a claim", "evidence", "5,200"]
+    assert texts(html)[-4:] == ["INCONCLUSIVE", "a claim", "evidence", "about 5,200 samples"]
 
 
 def test_checks_are_a_list_that_shows_itself():

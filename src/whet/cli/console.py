@@ -160,7 +160,9 @@ def _console() -> Console:
 def verdict_lines(console: Console, verdicts: Sequence[Verdict]) -> None:
     """Print one line a claim."""
     for item in verdicts:
-        needed = f"; about {item.needed_samples:,} would settle it" if item.needed_samples else ""
+        needed = f"; would be settled by {item.settled_by}" if item.settled_by else ""
+        if item.needed_samples:
+            needed = f"; {item.settled_by} would settle it"
         answer = f"[{ANSWERS[item.answer]}]{item.answer:<12}[/]"
         told = f"  {answer} {escape(item.claim)}: {escape(item.evidence)}{needed}"
         console.print(told, soft_wrap=True, highlight=False)

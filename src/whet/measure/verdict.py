@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -53,14 +53,27 @@ class Verdict:
         claim: ``accuracy falls by at most 0.01``.
         answer: What it comes to.
         evidence: The numbers, in a sentence.
-        needed_samples: How many samples (or rounds) would settle an INCONCLUSIVE, if what was seen goes on; None
-            where nothing is to be settled, or no number would.
+        needed_samples: How many would settle an INCONCLUSIVE, if what was seen goes on; None where nothing is to be
+            settled, or no number is known.
+        counted: What these are: samples, blocks of rounds, or rounds.
+        unsettled: Why no number is known, where one is asked for.
     """
 
     claim: str
     answer: Answer
     evidence: str
     needed_samples: int | None = None
+    counted: str = "samples"
+    unsettled: str = ""
+
+    @property
+    def settled_by(self) -> str:
+        """``about 5,200 samples``, or why no number is known; empty where nothing is to be settled."""
+        if self.answer is not Answer.INCONCLUSIVE:
+            return ""
+        if self.needed_samples:
+            return f"about {self.needed_samples:,} {self.counted}"
+        return self.unsettled or "no number is known"
 
     def _repr_html_(self) -> str:
         return in_html([self])
@@ -69,7 +82,7 @@ class Verdict:
 def in_html(verdicts: Iterable[Verdict], title: str = "") -> str:
     """Return verdicts as a table for a notebook."""
     heads = ("answer", "claim", "evidence", "would be settled by")
-    rows = [(item.answer, item.claim, item.evidence, markup.number(item.needed_samples, ",")) for item in verdicts]
+    rows = [(item.answer, item.claim, item.evidence, item.settled_by) for item in verdicts]
     return markup.table(heads, rows, title)
 
 
@@ -102,7 +115,7 @@ def quality(comparison: Comparison, budget: Budget) -> Verdict:
             )
         else:
             needed = _shrink(comparison.drop, low, high, limit, comparison.samples)
-    return Verdict(claim, answer, evidence, needed)
+    return _told(Verdict(claim, answer, evidence, needed), low, high)
 
 
 def classes(comparison: Comparison, budget: Budget) -> Verdict | None:
@@ -133,7 +146,8 @@ def classes(comparison: Comparison, budget: Budget) -> Verdict | None:
             if count
         ]
         needed = max(known) if known and len(known) == len(per_class) else None
-    return Verdict(f"no class's sensitivity falls by more than {limit:g}", answer, evidence, needed)
+    found = Verdict(f"no class's sensitivity falls by more than {limit:g}", answer, evidence, needed)
+    return _told(found, *_limits(worst.interval.low, worst.interval.high))
 
 
 def speed(ratio: Measurement, budget: Budget) -> Verdict:
@@ -143,13 +157,16 @@ def speed(ratio: Measurement, budget: Budget) -> Verdict:
     assert ratio.value is not None
     low, high = _limits(interval.low, interval.high)
     answer = Answer.PASS if low >= limit else Answer.FAIL if high < limit else Answer.INCONCLUSIVE
-    size = ratio.conditions.get("batch_size")
-    limits = f"{interval.confidence:.0%} interval {low:.2f} to {high:.2f}"
-    evidence = f"{ratio.value:.2f}x ({limits}, {ratio.samples} paired rounds)"
+    claim = f"at least {limit:g}x as fast as the model as given, batch {ratio.conditions.get('batch_size')}"
+    blocks = ratio.conditions.get("blocks", 1)
+    count, counted, told = ratio.samples, "rounds", f"{ratio.samples} paired rounds of one opening"
+    if blocks > 1:  # each opened anew, and one observation: rounds within it are not independent
+        count, counted, told = blocks, "blocks", f"{blocks} blocks of paired rounds, each opened anew"
+    evidence = f"{ratio.value:.2f}x ({interval.confidence:.0%} interval {low:.2f} to {high:.2f}, {told})"
     needed = None
-    if answer is Answer.INCONCLUSIVE:
-        needed = _shrink(ratio.value, low, high, limit, ratio.samples)
-    return Verdict(f"at least {limit:g}x as fast as the model as given, batch {size}", answer, evidence, needed)
+    if answer is Answer.INCONCLUSIVE and math.isfinite(high):  # else nothing is known, and low is 0 for want of it
+        needed = _shrink(ratio.value, low, high, limit, count)
+    return _told(Verdict(claim, answer, evidence, needed, counted), low, high)
 
 
 def size(size_bytes: int, original_bytes: int, float_bytes: int, budget: Budget) -> Verdict:
@@ -166,6 +183,15 @@ def size(size_bytes: int, original_bytes: int, float_bytes: int, budget: Budget)
     evidence = f"{size_bytes:,} bytes on disk, {ratio:.2f}x smaller than the original's weights in float32"
     answer = Answer.PASS if size_bytes <= limit else Answer.FAIL
     return Verdict(f"at most {limit:,} bytes on disk", answer, evidence)
+
+
+def _told(verdict: Verdict, low: float, high: float) -> Verdict:
+    """Say why no number would settle a claim, where it is open and none is known."""
+    if verdict.answer is not Answer.INCONCLUSIVE or verdict.needed_samples is not None:
+        return verdict
+    bounded = math.isfinite(low) and math.isfinite(high)
+    reason = "no number: it lies at the limit" if bounded else f"not known: these {verdict.counted} bound nothing"
+    return replace(verdict, unsettled=reason)
 
 
 def _answer(low: float, high: float, limit: float) -> Answer:

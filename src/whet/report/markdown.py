@@ -84,10 +84,7 @@ def _claims(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "| answer | claim | evidence | would be settled by |"
     yield "|---|---|---|---|"
     for item in verdicts:
-        needed = f"about {item.needed_samples:,}" if item.needed_samples else ""
-        if item.answer == "INCONCLUSIVE" and not needed:
-            needed = "no number: it lies at the limit"
-        yield line(f"**{item.answer}**", item.claim, item.evidence, needed)
+        yield line(f"**{item.answer}**", item.claim, item.evidence, item.settled_by)
 
 
 def _table(outcome: Outcome) -> Iterator[str]:

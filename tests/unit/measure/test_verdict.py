@@ -1,6 +1,7 @@
 """Answers at and around their exact boundaries."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -67,7 +68,23 @@ def test_an_open_unbounded_metric_needs_the_square_of_how_far_its_limit_overshoo
 
 
 def test_a_drop_at_the_limit_itself_is_settled_by_no_number():
-    assert verdict.quality(compared(0.0, 0.02, drop=0.01), Budget(max_drop=0.01)).needed_samples is None
+    found = verdict.quality(compared(0.0, 0.02, drop=0.01), Budget(max_drop=0.01))
+    assert found.needed_samples is None
+    assert found.settled_by == "no number: it lies at the limit"
+
+
+def test_limits_that_are_infinite_are_no_drop_at_the_limit():
+    """So few bound nothing, and how many would is not known: to say that the drop lies at the limit is untrue."""
+    open_ended = verdict.quality(compared(-1.0, None, drop=0.004), Budget(max_drop=0.01))
+    assert (open_ended.answer, open_ended.needed_samples) == (OPEN, None)
+    assert open_ended.settled_by == "not known: these samples bound nothing"
+    rounds = verdict.speed(ratio(0.0, math.inf, value=1.5, rounds=3), Budget(min_speedup=1.0))
+    assert rounds.settled_by == "not known: these rounds bound nothing"
+
+
+def test_what_is_settled_asks_for_nothing():
+    assert verdict.quality(compared(0.0, 0.005), Budget(max_drop=0.01)).settled_by == ""
+    assert verdict.quality(compared(0.02, 0.03), Budget(max_drop=0.01)).settled_by == ""
 
 
 def test_the_evidence_states_both_values_the_samples_and_the_interval():
@@ -118,6 +135,13 @@ def test_samples_for_classes_are_counted_over_the_whole_data():
     assert paired_difference(0.9 * own / 30, 0, 0.9 * own, 0.99)[1] > 0.1
 
 
+def test_blocks_are_what_a_speed_rests_on_where_everything_was_opened_anew():
+    found = ratio(0.95, 1.25, value=1.05, rounds=120)
+    blocks = verdict.speed(replace(found, conditions={**found.conditions, "blocks": 6}), Budget(min_speedup=1.0))
+    assert "6 blocks of paired rounds, each opened anew" in blocks.evidence
+    assert (blocks.needed_samples, blocks.settled_by) == (24, "about 24 blocks")
+
+
 @pytest.mark.parametrize(
     ("low", "high", "answer"),
     [(1.5, 1.9, PASS), (math.nextafter(1.5, 0), 1.9, OPEN), (1.2, 1.5, OPEN), (1.2, math.nextafter(1.5, 0), FAIL)],
@@ -133,6 +157,8 @@ def test_speed_passes_and_fails_exactly_at_its_limits(low, high, answer):
 def test_an_open_speed_needs_the_rounds_at_which_its_interval_clears_the_limit():
     found = verdict.speed(ratio(0.95, 1.25, value=1.05, rounds=20), Budget(min_speedup=1.0))
     assert found.needed_samples == 80  # a reach of 0.1 below has to shrink to 0.05
+    assert found.settled_by == "about 80 rounds"
+    assert "20 paired rounds of one opening" in found.evidence
     below = verdict.speed(ratio(0.85, 1.05, value=0.95, rounds=20), Budget(min_speedup=1.0))
     assert below.needed_samples == 80
 

@@ -59,7 +59,7 @@ def test_the_verdict_stands_before_everything_else(make):
 
 def test_an_open_claim_says_what_would_settle_it_or_that_nothing_would(make):
     text = report(make(), [])
-    assert "| about 5,200 |" in text
+    assert "| about 5,200 samples |" in text
     assert "| no number: it lies at the limit |" in text
 
 
@@ -121,7 +121,7 @@ def test_a_page_shows_verdicts_numbers_and_steps(make):
     outcome = make(kind="run")
     verdict = Verdict("a claim", Answer.INCONCLUSIVE, "evidence", 77)
     page = candidate_page(replace(outcome.results[2], verdicts=(verdict,)), outcome)
-    assert "| **INCONCLUSIVE** | a claim | evidence | about 77 |" in page
+    assert "| **INCONCLUSIVE** | a claim | evidence | about 77 samples |" in page
     assert "| speedup | 6.4 | 6.21 to 6.59 | x | batch_size 1, against original |" in page
     assert "problem two lines \\| and a bar |" in page
 
