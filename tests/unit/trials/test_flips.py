@@ -7,10 +7,15 @@ import pytest
 from PIL import Image
 
 from whet.data.data import Data, split
+from whet.data.goal import METRICS
 from whet.data.tasks import Classification, Custom, Fidelity, Regression
 from whet.trials import flips
 
 NAMES = ("cat", "dog", "emu")
+
+
+def metric_of(task, name):
+    return next(metric for metric in METRICS[task] if metric.name == name)
 
 
 def splits_of(x, y=None):
@@ -39,6 +44,15 @@ def test_decisions_that_differ_are_kept_by_their_loss_of_confidence(tmp_path):
     assert (first.label, first.before.choice, first.after.choice) == ("cat", "cat", "dog")
     assert (first.before.probability, first.after.probability) == pytest.approx((0.9, 0.9))
     assert (first.row, first.picture) == ("0, 1", "")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "g_mean"])
+def test_whatever_the_metric_of_a_classifier_its_samples_are_lost_or_won(tmp_path, metric):
+    task = Classification(3, logits=False, metric=metric_of("classification", metric))
+    told = flips.tell(task, BEFORE, AFTER, TRUTH, NAMES)
+    found = flips.save(tmp_path / "flips", splits_of(np.zeros((5, 2), np.float32), TRUTH), told, NAMES)
+    assert (found.lost, found.won, found.neither) == (1, 2, 1)
+    assert [item.label for item in found.kept] == ["cat", "dog", "emu", "dog"]
 
 
 def test_what_is_written_is_the_raw_input_and_all_that_is_known_of_it(tmp_path):
