@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import inspect
@@ -40,6 +41,46 @@ def call(path: Path, name: str, error: type[UserError]) -> Any:
         raise
     except (Exception, SystemExit) as cause:
         raise error(f"{path.name}:{name} raised {type(cause).__name__}: {cause}") from cause
+
+
+def files(path: Path) -> list[Path]:
+    """Return a file and those below its folder that it imports, and that these import: what a function is made of.
+
+    They are found by their import statements; what a program imports by a name that it makes up is not seen.
+    """
+    path = path.resolve()
+    found, left = [path], [path]
+    while left:
+        for imported in _imported(left.pop(), path.parent):
+            if imported not in found:
+                found.append(imported)
+                left.append(imported)
+    return [path, *sorted(found[1:])]
+
+
+def _imported(path: Path, folder: Path) -> list[Path]:
+    """Return the files below a folder that one of them names in its import statements."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return []  # importing it tells what is wrong
+    found: list[Path] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [file for name in node.names for file in _modules(folder, name.name)]
+        elif isinstance(node, ast.ImportFrom):
+            base = folder if node.level == 0 else path.parents[node.level - 1]
+            inner = [f"{node.module}.{name.name}" if node.module else name.name for name in node.names]
+            found += [file for name in inner for file in _modules(base, name)]
+    return [file.resolve() for file in found if file.resolve().is_relative_to(folder)]
+
+
+def _modules(folder: Path, name: str) -> list[Path]:
+    """Return the files of a module and of the packages around it, as far as they lie below a folder."""
+    parts = name.split(".")
+    places = [folder.joinpath(*parts[: depth + 1]) for depth in range(len(parts))]
+    files = [file for place in places for file in (place.with_name(f"{place.name}.py"), place / "__init__.py")]
+    return [file for file in files if file.is_file()]
 
 
 def _needed(function: Callable[..., Any]) -> list[str]:

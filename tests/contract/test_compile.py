@@ -1,6 +1,9 @@
 """torch.compile as an option of the torch runtime: alike, at any batch size, and never silently eager."""
 
 import importlib
+import runpy
+import shutil
+from pathlib import Path
 
 import graphs
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import whet
 from whet import isolate
 from whet.errors import RecipeError, RuntimeFailure
 from whet.measure import memory
@@ -99,6 +103,32 @@ def test_a_machine_without_a_compiler_is_told_what_to_do(tmp_path, monkeypatch):
     there = stored(graphs.opened("regressor"), tmp_path)
     with pytest.raises(RuntimeFailure, match=r"needs a C\+\+ compiler, and there is none here; install g\+\+ or"):
         open_session(there, COMPILED)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_bundles_own_code_compiles_what_was_deployed_compiled(tmp_path, monkeypatch, compiled):
+    predict = runpy.run_path(str(Path(whet.__file__).parent / "bundle/standalone/predict.py"))
+    model = graphs.opened("regressor")
+    stored(model, tmp_path)
+    made = {
+        "file": "model", "signature": {"outputs": [{"name": "output"}]},
+        "deployment": {"compile": "inductor"} if compiled else {},
+    }  # fmt: skip
+    shutil.copyfile(Path(predict["__file__"]).parents[2] / "models/torch/edits.py", tmp_path / "torch_edits.py")
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: asked.append(options) or module)
+    run = predict["_torch"](tmp_path, made, 1, model.payload.module)
+    batch = model.signature.synthetic(3)
+    np.testing.assert_allclose(run(batch)["output"], graphs.forward(model, batch)["output"], rtol=1e-6)
+    assert len(asked) == compiled
+
+    def refuses(**_):
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(torch, "compile", lambda module, **options: refuses)
+    if compiled:
+        with pytest.raises(ValueError, match=r"fails here \(RuntimeError: no compiler\); install g\+\+ .*--eager"):
+            predict["_torch"](tmp_path, made, 1, model.payload.module)(batch)
 
 
 @pytest.mark.slow

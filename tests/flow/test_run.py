@@ -42,6 +42,22 @@ def test_every_recipe_is_judged_on_test_and_none_is_chosen(compared):
     assert outcome.answer == "FAIL"
 
 
+def test_the_samples_that_each_recipe_flipped_are_kept_in_a_folder_of_its_own(compared):
+    run, _ = compared
+    outcome = outcomes.load(run)
+    lossy = outcome.result("lossy")
+    assert (lossy.flips.lost, lossy.flips.won) == (lossy.comparison.lost, lossy.comparison.won)
+    assert lossy.flips.lost > 0
+    kept = json.loads((run / "flips" / "lossy" / "flips.json").read_text())["kept"]
+    for item in kept[:3]:
+        assert np.load(run / "flips" / "lossy" / item["inputs"]["x"]).shape == (1, 8, 8)
+    half = outcome.result("half")
+    assert half.flips.differing == round((1 - half.comparison.fidelity["agreement"]) * 300)
+    report = (run / "report.md").read_text()
+    assert f"On {lossy.flips.differing} of 300 test samples `lossy` decides otherwise" in report
+    assert "[flips/lossy/](flips/lossy/flips.json)" in report
+
+
 def test_intervals_hold_for_all_recipes_at_once(compared):
     """Bonferroni: each of two statements at 97.5 %, so that both hold at 95 %."""
     outcome = outcomes.load(compared[0])

@@ -149,3 +149,27 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_name_without_a_like_lists_what_there_is(file):
     with pytest.raises(DataError, match=r"no function 'zebra'; known: .*build, .*needs, optional"):
         userfile.find(file, "zebra", DataError)
+
+
+def test_a_file_is_known_with_those_below_its_folder_that_it_imports(tmp_path):
+    here = tmp_path / "mine"
+    (here / "parts" / "deep").mkdir(parents=True)
+    for name, text in {
+        "model.py": "import json, numpy\nimport blocks as b\nfrom parts import heads\nimport gone\n",
+        "blocks.py": "from model import build\nimport parts.deep.core\n",
+        "parts/__init__.py": "",
+        "parts/heads.py": "from .tail import end\nfrom ... import outside\n",
+        "parts/tail.py": "def later():\n    from . import late\n",
+        "parts/late.py": "",
+        "parts/deep/__init__.py": "",
+        "parts/deep/core.py": "def broken(:\n",
+        "unused.py": "",
+        "../outside.py": "",
+    }.items():
+        (here / name).write_text(text)
+    found = [path.relative_to(here.resolve()).as_posix() for path in userfile.files(here / "model.py")]
+    assert found == [
+        "model.py", "blocks.py", "parts/__init__.py", "parts/deep/__init__.py", "parts/deep/core.py",
+        "parts/heads.py", "parts/late.py", "parts/tail.py",
+    ]  # fmt: skip
+    assert userfile.files(here / "unused.py") == [(here / "unused.py").resolve()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whet import plain
+from whet import plain, userfile
 from whet.bundle import card, manifest
 from whet.bundle.manifest import Golden, Manifest
 from whet.data import preprocess
@@ -172,7 +172,7 @@ def _copy_code(folder: Path, contents: Contents) -> None:
             Path(preprocess.__file__).parent.parent / "models/torch/edits.py", folder / "torch_edits.py"
         )
         if contents.source.origin is Origin.FACTORY:
-            shutil.copyfile(contents.source.path, folder / manifest.SOURCE)
+            _copy_source(Path(contents.source.path), folder / manifest.SOURCE)
         if contents.source.origin is Origin.HUB:
             libraries.append("transformers")
     else:
@@ -180,6 +180,16 @@ def _copy_code(folder: Path, contents: Contents) -> None:
     found = versions(libraries)
     lines = [f"{name}=={found[name].partition('+')[0]}" if name in found else name for name in libraries]
     write_text(folder / "requirements.txt", "\n".join(lines) + "\n")
+
+
+def _copy_source(path: Path, target: Path) -> None:
+    """Copy a factory's file, and into a folder beside it the files that it imports."""
+    own, *others = userfile.files(path)
+    shutil.copyfile(own, target)
+    for other in others:
+        place = target.with_suffix("") / other.relative_to(own.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(other, place)
 
 
 def _takes_pictures(splits: Splits) -> bool:
@@ -246,12 +256,14 @@ def _deviations(
 def _reference(folder: Path, contents: Contents, session: Session, signature: Signature) -> None:
     """Record histograms of inputs and outputs, which later traffic is compared with."""
     batches = list(contents.splits.batches(Part.SELECT, 64, limit=_REFERENCE_SAMPLES))
-    outputs = predict(session, signature, batches)
-    bound = [signature.bind(batch) for batch in batches]
-    arrays = {f"input.{name}": np.concatenate([batch[name].ravel() for batch in bound]) for name in bound[0]}
-    arrays |= {f"output.{name}": array for name, array in outputs.items()}
+    values: dict[str, list[Array]] = {}
+    for batch in batches:  # one by one: where texts are padded by the batch, outputs differ in length
+        bound, outputs = signature.bind(batch), predict(session, signature, [batch])
+        named = {f"input.{name}": array for name, array in bound.items()}
+        for name, array in (named | {f"output.{name}": array for name, array in outputs.items()}).items():
+            values.setdefault(name, []).append(array.ravel())
     found: dict[str, Array] = {}
-    for name, array in arrays.items():
-        counts, edges = np.histogram(array.astype(np.float64), _BINS)
+    for name, arrays in values.items():
+        counts, edges = np.histogram(np.concatenate(arrays).astype(np.float64), _BINS)
         found[f"{name}.counts"], found[f"{name}.edges"] = counts, edges
     np.savez_compressed(folder / "reference.npz", **found)  # type: ignore[arg-type]

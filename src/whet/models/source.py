@@ -83,7 +83,10 @@ class Source:
 
             tokenizer = hub.tokenizer_file(self)
             return [Path(self.path) / "config.json", *hub.weight_files(Path(self.path)), tokenizer]
-        return [Path(name) if name else None for name in (self.path, self.weights)]
+        weights = Path(self.weights) if self.weights else None
+        if self.origin is Origin.FACTORY:
+            return [*userfile.files(Path(self.path)), weights]
+        return [Path(self.path) if self.path else None, weights]
 
 
 def source_of(

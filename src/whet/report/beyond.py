@@ -10,6 +10,7 @@ from whet.report.tables import line, number
 from whet.search.outcome import Outcome
 from whet.trials.flips import Answer, Flips
 
+_SHIPPED = "the shipped model"
 _CLASSES, _CONFUSIONS, _ROWS = 25, 10, 12  # rows of a table that are shown
 
 
@@ -83,33 +84,39 @@ def sections(outcome: Outcome) -> Iterator[str]:
     if outcome.flips is not None:
         yield from ("", "## Samples that flipped", "")
         yield from _flips(outcome.flips)
+    for result in outcome.results:
+        if result.flips is not None:
+            yield from ("", f"## Samples that flipped with `{result.name}`", "")
+            yield from _flips(result.flips, f"`{result.name}`", f"flips/{result.name}")
     if outcome.robustness is not None:
         yield from ("", "## On corrupted inputs", "")
         exported = outcome.original.float_key not in (None, outcome.original.root)
         yield from _robustness(outcome.robustness, "its float export" if exported else "")
 
 
-def _flips(found: Flips) -> Iterator[str]:
-    yield flips_in_words(found)
+def _flips(found: Flips, who: str = _SHIPPED, folder: str = "flips") -> Iterator[str]:
+    yield flips_in_words(found, who)
     yield "They were read after the verdict, at the same opening of test, and decided nothing."
     if not found.kept:
         return
     decisions = found.kind == "decisions"
     yield ""
     greatest = "loss of confidence" if decisions else "growth of error"
-    yield f"The {len(found.kept)} of the greatest {greatest}, raw inputs too, lie in [flips/](flips/flips.json)."
+    yield f"The {len(found.kept)} of the greatest {greatest}, raw inputs too, lie in"
+    yield f"[{folder}/]({folder}/flips.json)."
     yield ""
-    yield "| sample | label | as given | shipped | loss | outcome | input |"
+    after = "shipped" if who == _SHIPPED else "after"
+    yield f"| sample | label | as given | {after} | loss | outcome | input |"
     yield "|---|---|---|---|---|---|---|"
     for item in found.kept[:_ROWS]:
-        shown = f"[picture](flips/{item.picture})" if item.picture else item.row
+        shown = f"[picture]({folder}/{item.picture})" if item.picture else item.row
         before, after = answer_in_words(item.before), answer_in_words(item.after)
         yield line(
             str(item.number), item.label or "-", before, after, f"{item.loss:.3g}", item.outcome or "-", shown
         )
 
 
-def flips_in_words(found: Flips) -> str:
+def flips_in_words(found: Flips, who: str = _SHIPPED) -> str:
     """Say on how many samples two models differ, and to whose loss."""
     if not found.differing:
         same = (
@@ -117,14 +124,14 @@ def flips_in_words(found: Flips) -> str:
             if found.kind == "decisions"
             else "errs no more than the model as given"
         )
-        return f"The shipped model {same} on all {found.samples:,} test samples."
+        return f"{who[0].upper()}{who[1:]} {same} on all {found.samples:,} test samples."
     share = f"{found.differing:,} of {found.samples:,} test samples"
     if found.kind != "decisions":
         return f"The error grew on {share}."
     if found.lost is None:
-        return f"On {share} the shipped model decides otherwise than the model as given."
+        return f"On {share} {who} decides otherwise than the model as given."
     return (
-        f"On {share} the shipped model decides otherwise than the model as given: {found.lost} became wrong, "
+        f"On {share} {who} decides otherwise than the model as given: {found.lost} became wrong, "
         f"{found.won} became right, {found.neither} are wrong either way."
     )
 
@@ -173,17 +180,18 @@ def robustness_in_words(found: Robustness) -> Iterator[str]:
     if found.worse:
         first = found.worse[0]
         assert first.interval is not None
+        costs = "costs" if len(found.worse) == 1 else "cost"
         yield (
-            f"Under {len(found.worse)} of {of} corruptions the shipped model loses more {found.metric} than"
-            f" the model as given, beyond doubt; most under {first.corruption}, severity {first.severity}: "
+            f"{len(found.worse)} of {of} corruptions {costs} the shipped model more in {found.metric} than the "
+            f"model as given, beyond doubt; most does {first.corruption}, severity {first.severity}: "
             f"{first.extra:.4f} more ({number(first.interval.low)} to {number(first.interval.high)})."
         )
     elif compared:
         worst = max(compared, key=lambda item: item.extra or 0.0)
         assert worst.interval is not None
         yield (
-            f"Under none of {of} corruptions does the shipped model lose more {found.metric} than "
-            f"the model as given beyond doubt; the largest difference is {worst.extra:+.4f} "
+            f"None of {of} corruptions costs the shipped model more in {found.metric} than the model as given, "
+            f"beyond doubt; the largest difference is {worst.extra:+.4f} "
             f"({number(worst.interval.low)} to {number(worst.interval.high)}), under {worst.corruption}, "
             f"severity {worst.severity}."
         )

@@ -183,7 +183,7 @@ def _layer_types(outcome: Outcome) -> Iterator[str]:
 
 
 def _skipped(outcome: Outcome) -> Iterator[str]:
-    """Say what was left alone and why, but for what the recipe itself excluded."""
+    """Say what was left alone and why, but for what the recipe itself excluded or what has no such part."""
     told = set()
     for result in outcome.results:
         for step in result.steps:
@@ -196,7 +196,7 @@ def _skipped(outcome: Outcome) -> Iterator[str]:
 
 
 def _wanted(reason: str) -> bool:
-    return "matrix or kernel" in reason or "excluded by" in reason or "float_edges" in reason
+    return any(words in reason for words in ("matrix or kernel", "excluded by", "float_edges", "has no Softmax"))
 
 
 def _export(outcome: Outcome) -> Iterator[str]:

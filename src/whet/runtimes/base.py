@@ -144,18 +144,26 @@ def open_session(stored: Stored, deployment: Deployment) -> Session:
     return runtime_for(deployment, stored.format).open(stored, deployment)
 
 
-def predict(session: Session, signature: Signature, batches: Iterable[Batch]) -> dict[str, Array]:
+def predict(session: Session, signature: Signature, batches: Iterable[Batch], wanted: str = "") -> dict[str, Array]:
     """Run batches and return each output whole, (N, ...): its axis of samples is brought to the front.
 
     A model of a fixed batch length is fed that many samples at a time; the last lot is filled up and cut again.
     One that takes a limited number is fed no more at once. Outputs that are the same for all samples are left out.
+
+    Args:
+        session: What runs them.
+        signature: Of the model.
+        batches: Its inputs.
+        wanted: The one output that is kept, where there is one of that name; the others may then differ in length
+            from batch to batch, and take no memory.
 
     Raises:
         SignatureError: A batch does not fit, or an output has no row a sample, or rows of differing lengths.
     """
     collected: dict[str, list[Array]] = {}
     for batch in batches:
-        for name, array in _run(session, signature, signature.bind(batch)).items():
+        outputs = _run(session, signature, signature.bind(batch))
+        for name, array in ({wanted: outputs[wanted]} if wanted in outputs else outputs).items():
             collected.setdefault(name, []).append(array)
     return {name: _joined(name, arrays) for name, arrays in collected.items()}
 
@@ -203,7 +211,8 @@ def _joined(name: str, arrays: list[Array]) -> Array:
     if len(shapes) > 1:
         told = " and ".join(str(list(shape)) for shape in list(shapes)[:2])
         raise SignatureError(
-            f"output {name!r} is {told} a sample in different batches; pad all inputs to one length"
+            f"output {name!r} is {told} a sample in different batches, and no table of samples can be made of it; "
+            f"pad all inputs to one length (texts with padding=max in --preprocess), or have the model pool them"
         )
     return np.concatenate(arrays)
 

@@ -25,6 +25,7 @@ from whet.search.run_folder import held
 from whet.storage import write_text
 from whet.trials import closer, jobs, trial
 from whet.trials.closer import Look
+from whet.trials.flips import Flips
 from whet.trials.problem import Candidate, Original, Problem, Result, Scope
 
 _MINUTES_EACH = 30  # that one candidate may take where no time was given
@@ -94,6 +95,7 @@ def run(order: Order, on_event: OnEvent) -> Outcome:
         judged = tuple(
             replace(result, verdicts=_judge(result, original, baseline, problem.budget)) for result in results
         )
+        judged, notes = _with_flips(problem, original, judged, on_event)
         for result in judged:
             if result.failure is None:
                 write.amend(trial.bundle_folder(problem, result.name), result.measurements, result.verdicts, 1)
@@ -106,7 +108,7 @@ def run(order: Order, on_event: OnEvent) -> Outcome:
             not_tried=not_tried,
             proof=None,
             budget=problem.budget,
-            warnings=_warnings(original, (), None),
+            warnings=(*_warnings(original, (), None), *notes),
             machine=this_machine(),
             seconds=time.monotonic() - started,
         )
@@ -211,6 +213,24 @@ def _look_closer(problem: Problem, original: Original, spent: float, on_event: O
         found = Look(notes=(f"The closer look at what is shipped failed: {in_one_line(error)}.",))
     write_text(path, plain.dumps(found))
     return found
+
+
+def _with_flips(
+    problem: Problem, original: Original, judged: tuple[Result, ...], on_event: OnEvent
+) -> tuple[tuple[Result, ...], tuple[str, ...]]:
+    """Return fixed recipes with the samples that each flipped, and why some are missing; no verdict hangs on it."""
+    names = [result.name for result in judged if result.failure is None]
+    if not names:
+        return judged, ()
+    try:
+        found: dict[str, Flips] = trial.in_child(
+            problem, closer.look_at_each, original, names, limits=trial.default_limits(), on_event=on_event
+        )
+    except StorageError:
+        raise
+    except WhetError as error:
+        return judged, (f"The flipped samples could not be kept: {in_one_line(error)}.",)
+    return tuple(replace(result, flips=found.get(result.name)) for result in judged), ()
 
 
 def _spent(results: Sequence[Result], started: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +53,11 @@ def look(problem: Problem, original: Original, shipped: Path, seconds: float, on
         on_event: Told of progress.
     """
     opened = Opened(problem, on_event)
-    judge, reference = opened.judge(original, Part.TEST), opened.reference(original, Part.TEST)
+    judge = opened.judge(original, Part.TEST)
     notes: list[str] = []
     found = robust = None
     try:
-        on_event(Event("keep flipped samples"))
-        outputs = opened.kept(shipped, original.output)
-        told = flips.tell(judge.task, reference, outputs, judge.truth, original.classes)
-        found = flips.save(problem.folder / FLIPS, opened.splits, told, original.classes)
+        found = _flipped(opened, original, judge, shipped, problem.folder / FLIPS)
     except StorageError:
         raise
     except WhetError as error:
@@ -73,6 +70,31 @@ def look(problem: Problem, original: Original, shipped: Path, seconds: float, on
         else:
             notes += [] if robust else [f"{unknown(opened.splits)}."]
     return Look(found, robust, tuple(notes))
+
+
+def look_at_each(problem: Problem, original: Original, names: Sequence[str], on_event: OnEvent) -> dict[str, Flips]:
+    """Keep the samples that each recipe's bundle flipped, in a folder of its own below ``RUN/flips``.
+
+    Args:
+        problem: What the recipes were compared on.
+        original: Its baseline.
+        names: Of the recipes.
+        on_event: Told of progress.
+    """
+    opened = Opened(problem, on_event)
+    judge, folder = opened.judge(original, Part.TEST), problem.folder
+    return {
+        name: _flipped(opened, original, judge, folder / "candidates" / name, folder / FLIPS / name)
+        for name in names
+    }
+
+
+def _flipped(opened: Opened, original: Original, judge: Judge, bundle: Path, folder: Path) -> Flips:
+    """Keep the samples that a bundle answers differently, by its outputs on ``test``."""
+    opened.on_event(Event("keep flipped samples"))
+    outputs, reference = opened.kept(bundle, original.output), opened.reference(original, Part.TEST)
+    told = flips.tell(judge.task, reference, outputs, judge.truth, original.classes)
+    return flips.save(folder, opened.splits, told, original.classes)
 
 
 def _spoilt(opened: Opened, original: Original, shipped: Path, judge: Judge, seconds: float) -> Robustness | None:

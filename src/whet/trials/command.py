@@ -33,6 +33,7 @@ def command(kind: str, problem: Problem, tried: Sequence[Candidate], within: flo
             "data contents": _contents(with_tokens(problem.data, source)),
             "preprocess": plain.builtins(problem.data.preprocess),
             "task": task_name(problem.data.task),
+            "task contents": _metric(problem.data.task),
             "label": problem.data.label,
             "windows": plain.builtins(problem.data.windows),
             "budget": plain.builtins(problem.budget),
@@ -58,12 +59,25 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _contents(data: DataSource) -> str | None:
-    """Return a hash of data in memory, in a file or a factory's file, or of a folder's files; None if built in."""
+    """Return a hash of data in memory, in a file or a factory's files, or of a folder's files; None if built in."""
     if data.memory is not None:
         return data.open().fingerprint()
     parts = userfile.split(data.name)
-    place = Path(data.name) if parts is None else parts[0]
+    if parts is not None:
+        return _sources(parts[0])
+    place = Path(data.name)
     if place.is_dir():
         status = {str(path.relative_to(place)): path.stat() for path in files_below(place)}
         return plain.fingerprint({name: (item.st_size, item.st_mtime_ns) for name, item in status.items()})
     return sha256(place) if place.is_file() else None
+
+
+def _sources(path: Path) -> str:
+    """Return a hash of a user's file and of the files beside it that it imports."""
+    return plain.fingerprint([sha256(file) for file in userfile.files(path)])
+
+
+def _metric(task: Any) -> str | None:
+    """Return a hash of the files of a metric ``file.py:function``."""
+    parts = userfile.split(task) if isinstance(task, str) else None
+    return None if parts is None else _sources(parts[0])

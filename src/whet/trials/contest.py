@@ -268,7 +268,9 @@ def _judge(
     for name, runs in contestants.items():
         on_event(Event(f"evaluate {name}"))
         with open_session(runs.stored, runs.deployment) as session:
-            found = splits.fold(predict(session, runs.signature, splits.batches(Part.TEST, _BATCH)))
+            found = splits.fold(
+                predict(session, runs.signature, splits.batches(Part.TEST, _BATCH), runs.signature.answer)
+            )
         outputs[name] = one(found, runs.signature.answer)
     reference = next(iter(outputs.values()))
     task: Task = resolve_task(splits.task, reference, splits.labels(Part.TEST))

@@ -62,7 +62,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     root = root_key(problem.source.fingerprint(), plain.fingerprint(model.signature))
     entry = opened.cache.get(root) or opened.cache.put(root, model, None, 0.0)
     output = model.signature.answer
-    found = opened.outputs(opened.contestant(entry, problem.original), Part.SELECT)[output]
+    found = opened.outputs(opened.contestant(entry, problem.original), Part.SELECT, output)[output]
     task = resolve_task(splits.task, found, splits.labels(Part.SELECT))
     _check(task, found, splits)
     _look_through(splits, model.signature, on_event)
@@ -141,7 +141,7 @@ def measure(problem: Problem, original: Original, shipped: Path, scope: Scope, o
     artifact = opened.shipped(shipped)
     judge, reference = opened.judge(original, part), opened.reference(original, part)
     judge.task.check(reference, judge.truth)
-    outputs = one(opened.outputs(artifact, part), original.output)
+    outputs = one(opened.outputs(artifact, part, original.output), original.output)
     if part is Part.TEST:
         opened.keep(shipped, outputs)
     compared = compare(judge.task, reference, outputs, judge.truth, problem.budget.confidence, scope.family)

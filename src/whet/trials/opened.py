@@ -74,8 +74,10 @@ class Opened:
         assert entry.facts.signature is not None
         return Contestant(self.cache.stored(entry), entry.facts.signature, deployment)
 
-    def outputs(self, runs: Contestant, part: Part, on_event: OnEvent | None = None) -> dict[str, Array]:
-        """Run something on a whole part; return its outputs by name."""
+    def outputs(
+        self, runs: Contestant, part: Part, wanted: str, on_event: OnEvent | None = None
+    ) -> dict[str, Array]:
+        """Run something on a whole part; return the output that is wanted, or all where none is called so."""
         tell = on_event or self.on_event
         total = self.splits.size(part)
 
@@ -85,14 +87,15 @@ class Opened:
                 yield batch
 
         with open_session(runs.stored, runs.deployment) as session:
-            return self.splits.fold(predict(session, runs.signature, batches()))
+            return self.splits.fold(predict(session, runs.signature, batches(), wanted))
 
     def reference(self, original: Original, part: Part) -> Array:
         """Return the original's outputs on a part: as saved, or found now and saved."""
         path = self._outputs_file(original.root, part)
         if path.exists():
             return np.asarray(np.load(path, allow_pickle=False))
-        found = self.outputs(self.contestant(self.entry(original.root), self.problem.original), part)
+        given = self.contestant(self.entry(original.root), self.problem.original)
+        found = self.outputs(given, part, original.output)
         self.save_reference(original.root, part, found[original.output])
         return found[original.output]
 
@@ -120,7 +123,7 @@ class Opened:
         path = self._kept_file(bundle)
         if path.exists():
             return np.asarray(np.load(path, allow_pickle=False))
-        return one(self.outputs(self.shipped(bundle), Part.TEST), output)
+        return one(self.outputs(self.shipped(bundle), Part.TEST, output), output)
 
     def judge(self, original: Original, part: Part) -> Judge:
         """Return what outputs on a part are judged by. The original's on ``select`` tell what task it is."""
@@ -144,7 +147,7 @@ class Opened:
         runs = self.contestant(entry, Deployment(threads=asked.threads, batch_sizes=asked.batch_sizes))
         measures: dict[str, Any] = {"size_bytes": sum(path.stat().st_size for path in runs.stored.files())}
         try:
-            outputs = one(self.outputs(runs, Part.SELECT, silent), judge.output)
+            outputs = one(self.outputs(runs, Part.SELECT, judge.output, silent), judge.output)
             measures["value"] = judge.task.value(outputs, judge.truth)
             batch = self.batch(runs.signature.batch or asked.batch_sizes[0])
             timings, _ = raced({"step": runs}, batch, latency.QUICK)

@@ -14,6 +14,7 @@ from whet.measure.verdict import Budget, Verdict
 from whet.models.source import Source
 from whet.recipe.recipe import Recipe
 from whet.runtimes.base import Deployment, formats_of
+from whet.trials.flips import Flips
 from whet.types import Format, Skipped
 
 
@@ -169,6 +170,7 @@ class Result:
         verdicts: Where ``part`` is ``test``.
         failure: Instead of all that.
         seconds: It took.
+        flips: Where ``part`` is ``test``: the samples answered otherwise; inputs are in ``RUN/flips/<name>``.
     """
 
     name: str
@@ -183,3 +185,4 @@ class Result:
     verdicts: tuple[Verdict, ...] = ()
     failure: Failure | None = None
     seconds: float = 0.0
+    flips: Flips | None = None

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from whet.report.learned import sentences
+from whet.types import Skipped
 
 
 def told(outcome) -> str:
@@ -146,3 +147,12 @@ def test_the_export_tells_its_difference_once(make):
     text = told(make())
     assert text.count("reproduces the model to 2.0e-06") == 1
     assert "11 subnormal weights were set to zero" in text
+
+
+def test_that_a_network_without_attention_has_none_is_not_told(make):
+    outcome = make()
+    first = outcome.results[0].steps[-1]
+    for reason, shown in (("it has no Softmax, and so no attention", False), ("its heads cannot be read", True)):
+        step = replace(first, name="fuse-transformer", skipped=(Skipped("graph", reason),))
+        results = (replace(outcome.results[0], steps=(step,)), *outcome.results[1:])
+        assert (reason in told(replace(outcome, results=results))) is shown

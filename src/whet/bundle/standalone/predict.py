@@ -8,6 +8,7 @@
     python predict.py sentences.txt              one text a line
     python predict.py series.csv                 of a time series, the last rows: what comes next
     python predict.py --golden                   check this machine against the outputs recorded in the bundle
+    python predict.py --eager ...                a torch model that was deployed compiled, without compiling it
 
 Each answer is one line of JSON. In Python: ``Predictor(folder).predict(raw)``.
 """
@@ -30,8 +31,12 @@ HERE = Path(__file__).resolve().parent
 class Predictor:
     """The model of a bundle, with what turns raw inputs into tensors and outputs into answers."""
 
-    def __init__(self, folder: Any = HERE, threads: int = 1, module: Any = None) -> None:
-        """Open a bundle; ``module`` is the torch module to fill where its class cannot be had from a file."""
+    def __init__(self, folder: Any = HERE, threads: int = 1, module: Any = None, compiled: bool = True) -> None:
+        """Open a bundle.
+
+        ``module`` is the torch module to fill where its class cannot be had from a file. A torch model that was
+        deployed compiled is compiled at its first answer (seconds to minutes), unless ``compiled`` is False.
+        """
         self.folder = Path(folder)
         self.manifest = json.loads((self.folder / "manifest.json").read_text())
         code = _package(self.folder / "preprocess")
@@ -40,6 +45,8 @@ class Predictor:
         self.files = code("raw")
         self.inputs = self.manifest["signature"]["inputs"]
         run = {"onnx": _onnx, "torch": _torch}[self.manifest["format"]]
+        if not compiled:
+            self.manifest["deployment"].pop("compile", None)
         self._model = run(self.folder, self.manifest, threads, module)
 
     def outputs(self, raw: Any) -> Any:
@@ -179,13 +186,33 @@ def _torch(folder: Path, manifest: Any, threads: int, module: Any) -> Any:
     module.load_state_dict(load_file(str(model / "weights.safetensors")))
     module.eval()
     names = [spec["name"] for spec in manifest["signature"]["outputs"]]
+    call = _compiled(module) if manifest["deployment"].get("compile") else module
 
     def run(tensors: Any) -> Any:
         with torch.inference_mode():
-            found = module(**{key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
+            found = call(**{key: torch.from_numpy(np.array(value)) for key, value in tensors.items()})
         return {name: value.numpy() for name, value in zip(names, _tensors(found, torch.Tensor), strict=True)}
 
     return run
+
+
+def _compiled(module: Any) -> Any:
+    """Have torch translate a module as it was measured; where it cannot here, the first answer says so."""
+    import torch
+
+    compiled = torch.compile(module, options={"compile_threads": 1})  # no pool of processes for one module
+
+    def call(**tensors: Any) -> Any:
+        for tensor in tensors.values():
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # type: ignore[no-untyped-call]  # any number of samples
+        try:
+            return compiled(**tensors)
+        except Exception as error:  # torch raises whatever its stages do
+            cure = "install g++ or clang++, or run it eagerly, and slower: --eager, Predictor(compiled=False)"
+            told = (str(error).splitlines() or [""])[0]
+            raise ValueError(f"torch.compile fails here ({type(error).__name__}: {told}); {cure}") from error
+
+    return call
 
 
 def _built(source: Path, model: Path, name: str) -> Any:
@@ -212,6 +239,7 @@ def _built(source: Path, model: Path, name: str) -> Any:
         return program
     if not source.exists():
         raise SystemExit("this model's class lived in another program's memory: give Predictor(module=...)")
+    sys.path.insert(0, str(source.with_suffix("")))  # what it imports of its own
     return getattr(_load("whet_source", source), name)()
 
 
@@ -248,9 +276,13 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if arguments else 2
-    predictor = Predictor()
-    if arguments[0] == "--golden":
-        worst = predictor.check_golden()
+    eager = arguments[0] == "--eager"
+    predictor, arguments = Predictor(compiled=not eager), arguments[eager:]
+    if arguments[:1] == ["--golden"]:
+        try:
+            worst = predictor.check_golden()
+        except ValueError as error:
+            return _refuse("--golden", error)
         share = worst if np.isfinite(worst) else None
         print(json.dumps({"golden": "ok" if worst <= 1 else "off", "share_of_tolerance": share}))
         return 0 if worst <= 1 else 1
@@ -258,11 +290,16 @@ def main(arguments: list[str]) -> int:
         try:
             answers = predictor.predict(predictor.read(path))
         except (OSError, ValueError, ImportError) as error:
-            print(f"error: {path}: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
+            return _refuse(path, error)
         for answer in answers:
             print(json.dumps({"input": path, "answer": answer}))
     return 0
+
+
+def _refuse(what: str, error: Exception) -> int:
+    """Tell in one line what cannot be answered, and why."""
+    print(f"error: {what}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
