@@ -107,7 +107,7 @@ class Options(DataOptions, total=False):
         weights: A file of weights, for a factory.
         input: What goes in, as ``ids=int64[1,200]:0..30000``; several inputs as a list.
         trust_pickle: Allow weights to be unpickled.
-        preprocess, task, label, windows: As ``dataset`` takes them.
+        preprocess: As ``dataset`` takes it; so ``task``, ``label`` and ``windows``.
         budget: What may be lost; by default one point of the task's metric.
         runtime: What artifacts are run in, ``onnxruntime`` or ``onnxruntime:graph_level=basic,provider=cpu``; by
             default the usual runtime of their format.
