@@ -15,12 +15,14 @@ from whet.passes.base import Pass
 _PASSES = {
     "magnitude-prune": "whet.passes.prune.spec:MagnitudePrune",
     "cluster": "whet.passes.cluster.spec:Cluster",
+    "distill": "whet.passes.distill.spec:Distill",
     "dynamic-int8": "whet.passes.quantize.spec:DynamicInt8",
     "static-int8": "whet.passes.quantize.spec:StaticInt8",
     "half": "whet.passes.quantize.spec:Half",
     "export-onnx": "whet.passes.export.spec:ExportOnnx",
     "optimize-graph": "whet.passes.graph.spec:OptimizeGraph",
     "fuse-transformer": "whet.passes.graph.spec:FuseTransformer",
+    "pack": "whet.passes.pack.spec:Pack",
     "clean-graph": "whet.passes.graph.spec:CleanGraph",
 }
 

@@ -49,6 +49,20 @@ _PRESETS: Mapping[str, tuple[str, Steps, Steps]] = {
         [],
         [{"pass": "static-int8", "calibration": "percentile", "float_edges": True}],
     ),
+    "static-int8-packed": (
+        "Static INT8 of 6-bit weights, stored in 6 bits: as fast, a fifth of the size.",
+        [],
+        [{"pass": "static-int8", "calibration": "percentile", "weight_bits": 6}, {"pass": "pack"}],
+    ),
+    "dynamic-int8-packed": (
+        "Dynamic INT8 of 6-bit weights, stored in 6 bits: as fast, a fifth of the size.",
+        [],
+        [
+            {"pass": "fuse-transformer", "allow_unchanged": True},
+            {"pass": "dynamic-int8", "weight_bits": 6},
+            {"pass": "pack"},
+        ],
+    ),
 }  # fmt: skip
 
 # For models that stay in torch.

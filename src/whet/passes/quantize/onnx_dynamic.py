@@ -8,7 +8,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from whet.errors import PassError, in_one_line
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext, excluded
-from whet.passes.quantize import onnx_graph
+from whet.passes.quantize import onnx_graph, onnx_narrow
 from whet.passes.quantize.spec import DynamicInt8
 from whet.types import Trait, TraitKind
 
@@ -31,7 +31,7 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
         for node, (name, kind) in layers.items()
         if (reason := excluded(name, kind, request.exclude, request.exclude_types))
     }
-    reduced = onnx_graph.seven_bits(request.reduce_range, context.machine)
+    reduced = request.weight_bits < 8 or onnx_graph.seven_bits(request.reduce_range, context.machine)
     source = onnx_graph.save(float_proto, context.folder / "float.onnx")
     target = context.folder / "dynamic.onnx"
     try:
@@ -51,13 +51,15 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
             f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {in_one_line(error)}"
         ) from error
     proto = onnx_graph.finished(onnx.load(str(target)))
+    if request.weight_bits < 8:
+        onnx_narrow.narrow(float_proto, proto, request.weight_bits)
     changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
     if not changed:
         return Outcome(model, (), skipped)
     quantized = model.with_payload(proto, needs=model.needs | onnx_graph.needs(reduced))
     notes = {
-        "weight_bits": 7 if reduced else 8,
+        "weight_bits": min(request.weight_bits, 7 if reduced else 8),
         "per_channel": request.per_channel,
         "weight_sqnr_db_by_type": onnx_graph.weight_sqnr(float_proto, proto),
     }
-    return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, 8)), changed, skipped, notes)
+    return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, request.weight_bits)), changed, skipped, notes)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Layers whose weights one would expect to be quantized.
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather")
 _EXACT = "exact-u8s8"
+_PARTS = ("quantized", "scale", "zero_point")
 
 
 def seven_bits(asked: str, machine: Machine) -> bool:
@@ -111,7 +112,7 @@ def unshare(proto: ModelProto) -> None:
         if len(nodes) < 2 or (len(kinds) == 1 and kinds != {"Gemm"}):
             continue
         for index, node in nodes:
-            if name in _matrices(node, constants):
+            if name in matrices(node, constants):
                 own = proto.graph.initializer.add()
                 own.CopyFrom(constants[name])
                 own.name = f"{name.removesuffix('.weight')}_{index}.weight"
@@ -130,9 +131,8 @@ def layers_of(proto: ModelProto) -> dict[str, tuple[str, str]]:
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
     found = {}
     for index, node in enumerate(proto.graph.node):
-        matrices = _matrices(node, constants)
-        if matrices:
-            found[node.name] = (counting.layer_name(node, index, matrices), node.op_type)
+        if weights := matrices(node, constants):
+            found[node.name] = (counting.layer_name(node, index, weights), node.op_type)
     return found
 
 
@@ -140,7 +140,7 @@ def left_in_float(before: ModelProto, after: ModelProto) -> set[str]:
     """Return the names of the nodes of ``before`` whose weight matrix is still float in ``after``."""
     floats = {tensor.name for tensor in after.graph.initializer if _floating(tensor) and len(tensor.dims) > 1}
     constants = {tensor.name: tensor for tensor in before.graph.initializer}
-    return {node.name for node in before.graph.node if floats & set(_matrices(node, constants))}
+    return {node.name for node in before.graph.node if floats & set(matrices(node, constants))}
 
 
 def account(
@@ -174,15 +174,15 @@ def weight_sqnr(before: ModelProto, after: ModelProto) -> dict[str, float]:
     energy: dict[str, float] = defaultdict(float)
     noise: dict[str, float] = defaultdict(float)
     for node in before.graph.node:
-        for name in _matrices(node, constants):
-            parts = [quantized.get(f"{name}_{end}") for end in ("quantized", "scale", "zero_point")]
-            if any(part is None for part in parts):
+        for name in matrices(node, constants):
+            found = parts(quantized, name)
+            if found is None:
                 continue
             weight = numpy_helper.to_array(constants[name]).astype(np.float64)
-            error = _least_error(weight, *(numpy_helper.to_array(part).astype(np.float64) for part in parts))
-            if error is not None:
+            errors = _errors(weight, *(numpy_helper.to_array(part) for part in found))
+            if errors:
                 energy[node.op_type] += float((weight**2).sum())
-                noise[node.op_type] += error
+                noise[node.op_type] += min(errors.values())
     return {kind: decibel(energy[kind], noise[kind]) for kind in energy}
 
 
@@ -191,19 +191,36 @@ def decibel(energy: float, noise: float) -> float:
     return 200.0 if noise <= energy * 1e-20 else 10 * math.log10(energy / noise)
 
 
-def _least_error(weight: Array, values: Array, scale: Array, zero: Array) -> float | None:
-    """Return the squared error of a dequantized weight; the scale's axis is the one that fits best."""
-    errors = []
-    # DynamicQuantizeLSTM, and the MatMul that is made of a Gemm, hold their weights transposed.
-    for turned in (values, values.swapaxes(-1, -2)):
-        if turned.shape != weight.shape:
+def parts(quantized: Mapping[str, TensorProto], name: str) -> tuple[TensorProto, ...] | None:
+    """Return the integers, scale and zero point of a weight, as the quantizers name them; None if it has none."""
+    found = tuple(quantized[end] for part in _PARTS if (end := f"{name}_{part}") in quantized)
+    return found if len(found) == len(_PARTS) else None
+
+
+def layout(weight: Array, values: Array, scale: Array, zero: Array) -> tuple[bool, int]:
+    """Return whether ``values`` hold a weight transposed, and the axis of ``values`` along which scales run."""
+    errors = _errors(weight.astype(np.float64), values, scale, zero)
+    turned, axis = min(errors, key=lambda key: errors[key])
+    swapped = {weight.ndim - 1: weight.ndim - 2, weight.ndim - 2: weight.ndim - 1}
+    return turned, swapped.get(axis, axis) if turned else axis
+
+
+def _errors(weight: Array, values: Array, scale: Array, zero: Array) -> dict[tuple[bool, int], float]:
+    """Return the squared error of a dequantized weight, by how its integers lie: turned or not, the scale's axis.
+
+    DynamicQuantizeLSTM, and the MatMul that is made of a Gemm, hold their weights transposed.
+    """
+    errors = {}
+    for turned in (False, True):
+        whole = (values.swapaxes(-1, -2) if turned else values).astype(np.float64)
+        if whole.shape != weight.shape:
             continue
         for axis, length in enumerate(weight.shape):
             if scale.size in (1, length):
                 shape = [-1 if at == axis else 1 for at in range(weight.ndim)]
-                restored = (turned - zero.reshape(shape)) * scale.reshape(shape)
-                errors.append(float(((weight - restored) ** 2).sum()))
-    return min(errors, default=None)
+                restored = (whole - zero.astype(np.float64).reshape(shape)) * scale.reshape(shape)
+                errors[turned, axis] = float(((weight - restored) ** 2).sum())
+    return errors
 
 
 def save(proto: ModelProto, path: Path) -> Path:
@@ -225,7 +242,7 @@ def quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _matrices(node: NodeProto, constants: Mapping[str, TensorProto]) -> tuple[str, ...]:
+def matrices(node: NodeProto, constants: Mapping[str, TensorProto]) -> tuple[str, ...]:
     """Return the float matrices a node multiplies by or, of an embedding, looks up in."""
     if node.op_type not in _WEIGHTED:
         return ()

@@ -16,7 +16,7 @@ from whet.data.data import Part
 from whet.errors import PassError, RecipeError, in_one_line
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext, excluded
-from whet.passes.quantize import onnx_calibrate, onnx_graph
+from whet.passes.quantize import onnx_calibrate, onnx_graph, onnx_narrow
 from whet.passes.quantize.spec import StaticInt8
 from whet.progress import Event
 from whet.types import Range, Signature, Trait, TraitKind
@@ -49,7 +49,7 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
     if not ranges:
         samples = _sample_count(request, context)
         ranges = _calibrate(request, float_proto, model.signature, context, samples)
-    reduced = onnx_graph.seven_bits(request.reduce_range, context.machine)
+    reduced = request.weight_bits < 8 or onnx_graph.seven_bits(request.reduce_range, context.machine)
     unsigned = request.activations == "uint8" or (request.activations == "auto" and _x86())
     proto = _quantize(
         request,
@@ -58,6 +58,8 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
         context.folder,
         {"barred": list(barred), "reduced": reduced, "unsigned": unsigned},
     )
+    if request.weight_bits < 8:
+        onnx_narrow.narrow(float_proto, proto, request.weight_bits)
     changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
     if not changed:
         return Outcome(model, (), skipped)
@@ -66,10 +68,10 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
     notes = {
         "calibration_samples": samples,
         "activations": "uint8" if unsigned else "int8",
-        "weight_bits": 7 if reduced else 8,
+        "weight_bits": min(request.weight_bits, 7 if reduced else 8),
         "weight_sqnr_db_by_type": onnx_graph.weight_sqnr(float_proto, proto),
     }
-    return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, 8)), changed, skipped, notes)
+    return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, request.weight_bits)), changed, skipped, notes)
 
 
 def _barred(request: StaticInt8, layers: Mapping[str, tuple[str, str]]) -> dict[str, str]:

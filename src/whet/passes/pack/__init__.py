@@ -1,0 +1,1 @@
+"""Pack: store weights of few values, and zeros, in as few bits as they need."""

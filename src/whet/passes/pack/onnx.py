@@ -1,0 +1,283 @@
+"""Packed tensors in ONNX: nodes of the standard that a runtime folds when it opens the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from whet.errors import PassError, in_one_line
+from whet.models.model import Model
+from whet.models.onnx import initializers
+from whet.passes.base import Outcome, PassContext, excluded
+from whet.passes.pack import math
+from whet.passes.pack.spec import Pack
+from whet.types import Skipped, Trait, TraitKind
+
+if TYPE_CHECKING:
+    from whet.types import Array
+
+_PACKABLE = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
+_LEAST_OPSET = 13  # ReduceSum and Squeeze aside, everything used here is as it is now from then on
+
+
+def pack(request: Pack, model: Model, context: PassContext) -> Outcome:
+    """Store every tensor in its smallest form; keep the graph only if all come out the same."""
+    before: ModelProto = model.payload
+    proto = ModelProto()
+    proto.CopyFrom(before)
+    _check_opset(proto)
+    initializers.pack_raw(proto)
+    writer, skipped, forms = _Writer(proto), [], {}
+    kept = []
+    for tensor in proto.graph.initializer:
+        reason, form = _form(request, proto, tensor)
+        if form is None:
+            kept.append(tensor)
+            if reason:
+                skipped.append(Skipped(tensor.name, reason))
+        else:
+            forms[tensor.name] = form
+            writer.write(tensor.name, numpy_helper.to_array(tensor), form)
+    if not forms:
+        return Outcome(model, (), tuple(skipped))
+    packed = writer.finish(kept)
+    _check(before, packed, writer, list(forms))
+    weights = sum(_size(tensor) for tensor in before.graph.initializer if tensor.data_type in _PACKABLE)
+    stored = before.ByteSize() - packed.ByteSize()
+    held = sum(tensor.ByteSize() for tensor in before.graph.initializer if tensor.data_type in _PACKABLE)
+    bits = 8 * (held - stored) / weights
+    notes = {
+        "bytes_before": before.ByteSize(),
+        "bytes_after": packed.ByteSize(),
+        "bits_a_weight": bits,
+        "forms": {name: told(form) for name, form in forms.items()},
+    }
+    result = model.with_payload(packed).with_traits(Trait(TraitKind.PACKED, bits))
+    return Outcome(result, tuple(forms), tuple(skipped), notes)
+
+
+def told(form: math.Form) -> str:
+    """Return a form in words: ``4-bit codes, a codebook a channel``."""
+    if isinstance(form, math.Fill):
+        return "one value"
+    if isinstance(form, math.Sparse):
+        return f"mask and {form.values.size:,} values"
+    masked = "" if form.mask is None else "mask and "
+    books = "one codebook" if form.axis is None else "a codebook a channel"
+    return f"{masked}{form.bits}-bit codes, {books}"
+
+
+def _check_opset(proto: ModelProto) -> None:
+    opset = next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if opset < _LEAST_OPSET:
+        raise PassError(
+            f"packed tensors need opset {_LEAST_OPSET}; this file is of opset {opset}; export it anew, later"
+        )
+
+
+def _form(request: Pack, proto: ModelProto, tensor: TensorProto) -> tuple[str, math.Form | None]:
+    """Return the smallest form of a tensor, or why it stays as it is (nothing of what holds no weights)."""
+    if tensor.data_type not in _PACKABLE or not tensor.dims or _size(tensor) == 0:
+        return "", None
+    if tensor.ByteSize() < request.least_bytes:
+        return "", None
+    reason = excluded(tensor.name, "", request.exclude, ())
+    if reason is None and tensor.name in {value.name for value in [*proto.graph.output, *proto.graph.input]}:
+        reason = "it is an input or an output of the model"
+    if reason is not None:
+        return reason, None
+    array = numpy_helper.to_array(tensor)
+    form = math.smallest(np.ascontiguousarray(array))
+    if form is None:
+        zeros = 1 - np.count_nonzero(array) / array.size
+        return f"no form is smaller: {len(np.unique(array)):,} values, {zeros:.0%} of them zeros", None
+    return "", form
+
+
+def _size(tensor: TensorProto) -> int:
+    return int(np.prod(tensor.dims, dtype=np.int64))
+
+
+class _Writer:
+    """Writes nodes that unpack tensors in front of a graph; constants that several need stand there once."""
+
+    def __init__(self, proto: ModelProto) -> None:
+        self.proto = proto
+        self.nodes: list[NodeProto] = []
+        self.tensors: dict[str, TensorProto] = {}
+        self._made: dict[tuple[object, ...], str] = {}
+        self._taken = {name for graph in initializers.graphs(proto.graph) for name in _names(graph)}
+        self._count = 0
+
+    def write(self, name: str, array: Array, form: math.Form) -> None:
+        """Add what makes a tensor of this name."""
+        if isinstance(form, math.Fill):
+            shape = self.constant(np.array(array.shape, np.int64))
+            value = numpy_helper.from_array(form.value)
+            self.node("ConstantOfShape", [shape], name, value=value)
+        elif isinstance(form, math.Sparse):
+            zero = self.constant(np.zeros(1, array.dtype))
+            values = self.node("Concat", [zero, self.constant(form.values)], axis=0)
+            self._shaped(self.node("Gather", [values, self._places(form.mask)]), array.shape, name)
+        else:
+            self._coded(name, array.shape, form)
+
+    def _coded(self, name: str, shape: tuple[int, ...], form: math.Coded) -> None:
+        """Make a tensor of codes: looked up by bytes where one lookup does, by codes elsewhere."""
+        if form.mask is None and form.axis is None and form.bits in math.PLANES:
+            book = self.constant(np.pad(form.book, (0, (1 << form.bits) - len(form.book))))  # any byte has values
+            table = self.node("Gather", [book, self._lookup(0, form.bits)])  # (256, codes a byte)
+            values = self.node("Gather", [table, self._bytes(math.plane(form.codes, 0, form.bits))])
+            self._shaped(self._cut(values, form.codes.size, form.bits), shape, name)
+            return
+        codes = self._codes(form.codes, form.bits)
+        if form.mask is not None:
+            one, zero = (self.constant(np.array([value], np.int32)) for value in (1, 0))
+            counted = self.node("Concat", [zero, self.node("Add", [codes, one])], axis=0)
+            codes = self.node("Gather", [counted, self._places(form.mask)])
+        codes = self._shaped(codes, shape)
+        if form.axis is not None:
+            rows = np.arange(len(form.book), dtype=np.int32) * form.book.shape[1]
+            where = [-1 if at == form.axis else 1 for at in range(len(shape))]
+            codes = self.node("Add", [codes, self.constant(rows.reshape(where))])
+        self.node("Gather", [self.constant(form.book.reshape(-1)), codes], name)
+
+    def _codes(self, codes: Array, bits: int) -> str:
+        """Make codes (n,) int32 of the sum of their planes."""
+        parts, low = [], 0
+        for width in (width for width in math.PLANES if bits & width):
+            packed = self._bytes(math.plane(codes, low, width))
+            looked = self.node("Gather", [self._lookup(low, width), packed])
+            parts.append(self._cut(looked, codes.size, width))
+            low += width
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = self.node("Add", [whole, part])
+        return whole
+
+    def _places(self, mask: Array) -> str:
+        """Make, of a mask, the numbers (n,) int32 of what is not zero counted from 1, and 0 elsewhere."""
+        bits = self._codes(mask.astype(np.uint8), 1)
+        axis = self.constant(np.array(0, np.int64))
+        return self.node("Mul", [bits, self.node("CumSum", [bits, axis])])
+
+    def _bytes(self, packed: Array) -> str:
+        return self.node("Cast", [self.constant(packed)], to=TensorProto.INT32)
+
+    def _lookup(self, low: int, width: int) -> str:
+        """Make the table of codes by byte, (256, 8 / width) int32, which all tensors share: digits of the byte."""
+        key = ("lookup", low, width)
+        if key not in self._made:
+            places = 1 << (width * np.arange(8 // width, dtype=np.int32))
+            digits = self.node("Div", [self._every_byte(), self.constant(places)])
+            codes = self.node("Mod", [digits, self._number(1 << width)])
+            self._made[key] = self.node("Mul", [codes, self._number(1 << low)]) if low else codes
+        return self._made[key]
+
+    def _every_byte(self) -> str:
+        """Make (256, 1) int32 of all bytes."""
+        if ("bytes",) not in self._made:
+            row = self.node("Range", [self._number(start) for start in (0, 256, 1)])
+            self._made["bytes",] = self._shaped(row, (256, 1))
+        return self._made["bytes",]
+
+    def _number(self, value: int) -> str:
+        return self.constant(np.array(value, np.int32))
+
+    def _cut(self, looked: str, size: int, width: int) -> str:
+        """Make a row of (bytes, codes a byte), without what only fills the last byte."""
+        flat = self.node("Reshape", [looked, self.constant(np.array([-1], np.int64))])
+        if size * width % 8 == 0:
+            return flat
+        ends = [self.constant(np.array([at], np.int64)) for at in (0, size)]
+        return self.node("Slice", [flat, *ends])
+
+    def _shaped(self, flat: str, shape: tuple[int, ...], name: str | None = None) -> str:
+        return self.node("Reshape", [flat, self.constant(np.array(shape, np.int64))], name)
+
+    def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: object) -> str:
+        """Add a node and return what it makes."""
+        output = output or self._name()
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def constant(self, array: Array) -> str:
+        """Add a constant and return its name; small ones stand there once."""
+        key = ("constant", array.dtype.str, array.shape, array.tobytes())
+        small = array.nbytes <= 2048
+        if small and key in self._made:
+            return self._made[key]
+        name = self._name()
+        self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
+        if small:
+            self._made[key] = name
+        return name
+
+    def _name(self) -> str:
+        while True:
+            name = f"_{np.base_repr(self._count, 36)}"
+            self._count += 1
+            if name not in self._taken:
+                return name
+
+    def finish(self, kept: Sequence[TensorProto]) -> ModelProto:
+        """Return the graph with the packed tensors in front."""
+        graph = self.proto.graph
+        tensors = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+        nodes = [NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+        del graph.initializer[:]
+        graph.initializer.extend([*tensors, *self.tensors.values()])
+        del graph.node[:]
+        graph.node.extend([*self.nodes, *nodes])
+        made = {name for node in self.nodes for name in node.output}
+        shapes = [ValueInfoProto.FromString(value.SerializeToString()) for value in graph.value_info]
+        del graph.value_info[:]
+        graph.value_info.extend(value for value in shapes if value.name not in made)
+        return self.proto
+
+    def unpacking(self, before: ModelProto, names: Sequence[str]) -> ModelProto:
+        """Return a model that does nothing but make the tensors of these names."""
+        known = {tensor.name: tensor for tensor in before.graph.initializer}
+        outputs = [
+            helper.make_tensor_value_info(name, known[name].data_type, list(known[name].dims)) for name in names
+        ]
+        graph = helper.make_graph(self.nodes, "unpack", [], outputs, list(self.tensors.values()))
+        return helper.make_model(graph, opset_imports=before.opset_import, ir_version=before.ir_version)
+
+
+def _names(graph: onnx.GraphProto) -> list[str]:
+    return [
+        *(name for node in graph.node for name in [*node.input, *node.output]),
+        *(value.name for value in [*graph.input, *graph.output]),
+        *(tensor.name for tensor in graph.initializer),
+    ]
+
+
+def _check(before: ModelProto, packed: ModelProto, writer: _Writer, names: list[str]) -> None:
+    """Unpack every tensor by ONNX Runtime and compare it bit for bit; let the checker look at the graph.
+
+    Raises:
+        PassError: One differs, or the graph is not sound.
+    """
+    known = {tensor.name: tensor for tensor in before.graph.initializer}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        onnx.checker.check_model(packed)
+        session = onnxruntime.InferenceSession(
+            writer.unpacking(before, names).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        for name in names:
+            (have,) = session.run([name], {})
+            if not np.array_equal(have, numpy_helper.to_array(known[name]), equal_nan=have.dtype.kind == "f"):
+                raise PassError(f"{name} does not come out of its packed form as it was; exclude it")
+    except PassError:
+        raise
+    except Exception as error:  # onnxruntime and the checker raise kinds of their own
+        raise PassError(f"the packed graph is not sound: {type(error).__name__}: {in_one_line(error)}") from error
