@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,6 +71,7 @@ def write(bundle: Path, contents: Contents) -> Manifest:
     """Write a bundle whole, in place of what was there."""
     signature = contents.facts.signature
     assert signature is not None
+    contents = replace(contents, source=_built_from(contents))
     with new_folder(bundle) as folder:
         name = _copy_model(contents.stored, folder)
         shipped = Stored(contents.stored.format, folder / name, contents.source)
@@ -156,6 +158,16 @@ def _copy_preprocess(folder: Path, contents: Contents) -> None:
     write_text(folder / "preprocess.json", to_json(made, contents.postprocess))
     for name in ("preprocess", "columns", "tokens", "raw"):
         shutil.copyfile(Path(preprocess.__file__).with_name(f"{name}.py"), folder / f"{name}.py")
+
+
+def _built_from(contents: Contents) -> Source:
+    """Return where the shipped module comes from: a student is not built by the original's source."""
+    if contents.stored.format is not Format.TORCH:
+        return contents.source
+    from whet.models.torch.adapter import student_source
+
+    edits = json.loads((contents.stored.path / "model.json").read_text())["edits"]
+    return student_source(edits) or contents.source
 
 
 def _copy_code(folder: Path, contents: Contents) -> None:

@@ -61,15 +61,16 @@ class TorchAdapter:
             for name, tensor in model.payload.module.state_dict().items()
             if isinstance(tensor, Tensor)
         }
+        source = student_source(model.payload.edits) or model.source
         structure = {
-            "origin": None if model.source is None else plain.builtins(model.source.plain()),
+            "origin": None if source is None else plain.builtins(source.plain()),
             "edits": [dict(edit) for edit in model.payload.edits],
         }
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             save_file(state, str(folder / _WEIGHTS))
-            if model.source is not None:
-                origin.keep(model.source, folder)
+            if source is not None:
+                origin.keep(source, folder)
         write_text(folder / _STRUCTURE, plain.dumps(structure))
         return folder
 
@@ -80,6 +81,8 @@ class TorchAdapter:
             if structure["origin"] is None:
                 raise ModelError(f"{path} does not say where its class comes from; give the model's source")
             source = plain.convert(structure["origin"], Source)
+        if Path(source.path).parent != path.parent:  # of a bundle, which has its own copy of the student's file
+            source = student_source(structure["edits"]) or source
         module = edits.replay(origin.build(origin.kept(source, path)), structure["edits"])
         state = load_file(str(path / _WEIGHTS), device="cpu")
         module.load_state_dict(state, strict=True)
@@ -131,6 +134,12 @@ class TorchAdapter:
             for name, value in weights.items():
                 parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
         return model
+
+
+def student_source(given: Sequence[edits.Edit]) -> Source | None:
+    """Return where a module comes from that has taken the original's place."""
+    found = edits.student_origin(given)
+    return None if found is None else plain.convert(found, Source)
 
 
 def _fitted(sample: Batch, known: tuple[TensorSpec, ...]) -> Batch:

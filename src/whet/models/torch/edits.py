@@ -7,7 +7,7 @@ module and fills it. This file imports torch alone, so that a bundle can carry i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -34,6 +34,30 @@ def cast_edit(dtype: str) -> Edit:
 def dynamic_int8_edit(layers: list[str]) -> Edit:
     """Replace Linear, LSTM and GRU layers by ones with INT8 weights that quantize activations as they come."""
     return {"edit": "dynamic-int8", "layers": layers}
+
+
+def student_edit(origin: Edit) -> Edit:
+    """Begin with another model than the original: one that learned from it. Always the first edit.
+
+    Args:
+        origin: Where that model comes from, as plain data; it is built from there, so that replaying does nothing.
+    """
+    return {"edit": "student", "origin": origin}
+
+
+def student_origin(edits: Sequence[Edit]) -> Edit | None:
+    """Return where the module comes from if it is not from the original's source."""
+    return edits[0]["origin"] if edits and edits[0]["edit"] == "student" else None
+
+
+def factorize_edit(layers: Mapping[str, list[Edit]]) -> Edit:
+    """Replace Linear layers and convolutions by chains of thinner ones, which are not filled.
+
+    Args:
+        layers: For each, its parts in order: ``shape`` of the weight, and for each axis of the window in ``axes``
+            whether it takes the layer's stride, padding and dilation. The last part has the layer's bias.
+    """
+    return {"edit": "factorize", "layers": {name: [dict(part) for part in parts] for name, parts in layers.items()}}
 
 
 class Int8Linear(nn.Module):
@@ -195,13 +219,23 @@ def _dynamic_int8(module: nn.Module, edit: Edit) -> nn.Module:
     for name in edit["layers"]:
         layer = module.get_submodule(name)
         new = Int8Linear(layer) if isinstance(layer, nn.Linear) else Int8Recurrent(layer)  # type: ignore[arg-type]
-        if not name:
-            return new.eval()
-        for alias in [key for key, part in module.named_modules(remove_duplicate=False) if part is layer]:
-            parent, _, last = alias.rpartition(".")
-            setattr(module.get_submodule(parent), last, new.eval())
+        module = _put(module, layer, new.eval())
+    return _unfused(module)
+
+
+def _put(module: nn.Module, layer: nn.Module, new: nn.Module) -> nn.Module:
+    """Put a module in the place, or the places, of another; returns the new one if that was the root."""
+    if layer is module:
+        return new
+    for alias in [key for key, part in module.named_modules(remove_duplicate=False) if part is layer]:
+        parent, _, last = alias.rpartition(".")
+        setattr(module.get_submodule(parent), last, new)
+    return module
+
+
+def _unfused(module: nn.Module) -> nn.Module:
+    """Switch off the fused form of transformer layers, which reads the float weights of their own layers."""
     for part in module.modules():
-        # Their fused form reads the float weights of their layers.
         if isinstance(part, nn.TransformerEncoderLayer):
             part.activation_relu_or_gelu = 0
         elif isinstance(part, nn.TransformerEncoder):
@@ -209,4 +243,41 @@ def _dynamic_int8(module: nn.Module, edit: Edit) -> nn.Module:
     return module
 
 
-_EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {"cast": _cast, "dynamic-int8": _dynamic_int8}
+def _factorize(module: nn.Module, edit: Edit) -> nn.Module:
+    for name, parts in edit["layers"].items():
+        layer = module.get_submodule(name)
+        chain = nn.Sequential(*(_part(layer, part, at == len(parts) - 1) for at, part in enumerate(parts)))
+        module = _put(module, layer, chain.train(layer.training))
+    return _unfused(module)
+
+
+def _part(layer: Any, part: Edit, last: bool) -> nn.Module:
+    """Return one layer of a chain; where the original was frozen it is too."""
+    out, inner, *window = part["shape"]
+    settings = {"bias": last and layer.bias is not None, "dtype": layer.weight.dtype, "device": layer.weight.device}
+    if window:
+        settings["padding_mode"] = layer.padding_mode
+        settings["padding"] = layer.padding if isinstance(layer.padding, str) else _where(part, layer.padding, 0)
+        settings |= {key: _where(part, getattr(layer, key), 1) for key in ("stride", "dilation")}
+        window = [tuple(window)]
+    new = nn.utils.skip_init(type(layer), inner, out, *window, **settings)
+    new.weight.requires_grad_(layer.weight.requires_grad)
+    if settings["bias"]:
+        new.bias.requires_grad_(layer.bias.requires_grad)
+    return new
+
+
+def _where(part: Edit, values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
+    return tuple(value if takes else neutral for value, takes in zip(values, part["axes"], strict=True))
+
+
+def _student(module: nn.Module, edit: Edit) -> nn.Module:
+    return module  # it was built from its own origin
+
+
+_EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {
+    "cast": _cast,
+    "dynamic-int8": _dynamic_int8,
+    "factorize": _factorize,
+    "student": _student,
+}
