@@ -113,13 +113,13 @@ def test_the_report_says_whether_corrupted_inputs_cost_more(make):
     found = robust(shift("blur", 1), shift("blur", 2, 0.03, 0.01, 0.05), shift("noise", 1, 0.06, 0.04, 0.08))
     text = report(replace(make(), robustness=found), [])
     assert (
-        "Under 2 of 3 corruptions the shipped model loses more accuracy than the model as given, beyond doubt; "
-        "most under noise, severity 1: 0.0600 more (0.04 to 0.08)."
+        "2 of 3 corruptions cost the shipped model more in accuracy than the model as given, beyond doubt; "
+        "most does noise, severity 1: 0.0600 more (0.04 to 0.08)."
     ) in text
     assert "| blur | 2 (0.2 of the spread) | 0.85 | 0.8 | +0.0300 | 0.01 to 0.05 |" in text
     assert "On 500 of the 1,000 test samples, the same corrupted inputs for both models (seed 3)." in text
     calm = report(replace(make(), robustness=robust(shift("blur", 1), shift("blur", 2, 0.02))), [])
-    assert "Under none of 2 corruptions does the shipped model lose more accuracy" in calm
+    assert "None of 2 corruptions costs the shipped model more in accuracy" in calm
     assert "the largest difference is +0.0200 (-0.02 to 0.04), under blur, severity 2" in calm
 
 
