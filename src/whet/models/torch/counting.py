@@ -29,10 +29,10 @@ def macs(module: nn.Module, sample: Mapping[str, Tensor]) -> dict[str, int]:
     transformer layer of the CPU are opaque to it and are switched off while it counts.
     """
     if isinstance(module, GraphModule):
-        with _in_the_open():
+        with in_the_open():
             return program.macs(module, sample)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _in_the_open(), counter:
+    with torch.no_grad(), in_the_open(), counter:
         module(**sample)
     root = type(module).__name__
     counts = {}
@@ -77,7 +77,7 @@ def layers(module: nn.Module, counted: Mapping[str, int] | None) -> list[Layer]:
 
 
 @contextmanager
-def _in_the_open() -> Iterator[None]:
+def in_the_open() -> Iterator[None]:
     """Have fused kernels done as the products they are made of."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -260,10 +260,9 @@ def _part(layer: Any, part: Edit, last: bool) -> nn.Module:
         settings["padding"] = layer.padding if isinstance(layer.padding, str) else _where(part, layer.padding, 0)
         settings |= {key: _where(part, getattr(layer, key), 1) for key in ("stride", "dilation")}
         window = [tuple(window)]
-    new = nn.utils.skip_init(type(layer), inner, out, *window, **settings)
-    new.weight.requires_grad_(layer.weight.requires_grad)
-    if settings["bias"]:
-        new.bias.requires_grad_(layer.bias.requires_grad)
+    new: nn.Module = nn.utils.skip_init(type(layer), inner, out, *window, **settings)  # type: ignore[no-untyped-call]
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(getattr(layer, name).requires_grad)
     return new
 
 
