@@ -137,6 +137,20 @@ def test_narrowed_weights_have_the_scale_of_least_error(bits):
     assert ((integers[0] * scales[0] - weight[0]) ** 2).sum() < (weight[0] ** 2).sum()
 
 
+def test_a_part_of_many_values_is_enough():
+    """Of a million values a batch, in channels of other scales each, the same percentile within a bin or two."""
+    rng = np.random.default_rng(0)
+    batches = [rng.standard_normal((1000, 96)) * np.linspace(0.1, 2, 96) for _ in range(20)]
+    whole = np.concatenate(batches)
+    histogram = Histogram(Range(float(whole.min()), float(whole.max())))
+    for batch in batches:
+        histogram.add(np.tile(batch, (10, 1)))
+    found = histogram.percentile(99.9)
+    low, high = np.quantile(whole, [0.0005, 0.9995])
+    assert found.low == pytest.approx(low, rel=0.03)
+    assert found.high == pytest.approx(high, rel=0.03)
+
+
 def test_narrowed_weights_keep_their_axis_and_zeros():
     weight = np.random.default_rng(0).standard_normal((4, 5, 6)).astype(np.float32)
     weight[:, 2] = 0
