@@ -7,9 +7,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from whet.errors import PassError, RecipeError
+from whet.models.adapter import adapter_for
 from whet.models.onnx.initializers import drop_unused, flush_subnormals, pack_raw, share_equal, sort_nodes
+from whet.passes.base import PassContext
 from whet.passes.graph.spec import CleanGraph, OptimizeGraph
 from whet.passes.quantize.spec import DynamicInt8
+from whet.types import Format
 
 
 def wordy():
@@ -297,3 +300,40 @@ def test_a_graph_that_is_not_valid_is_one_clear_line(request_):
     with pytest.raises(PassError, match=r"the graph cannot be (optimized|cleaned): ValidationError") as caught:
         graphs.apply(request_, graphs.model(made))
     assert "\n" not in str(caught.value)
+
+
+def stateful(kind, start):
+    """A recurrent layer whose initial state is made of the input's batch size, as exporters write it."""
+    made = graphs.recurrent(kind)
+    layer = next(node for node in made.graph.node if node.op_type == kind)
+    states = {"LSTM": 2}.get(kind, 1)
+    layer.input.extend(["", *["h0"] * states])
+    made.graph.node.insert(0, graphs.node("Expand", "start shape", "h0"))
+    made.graph.node.insert(0, graphs.node("Concat", "one size width", "shape", axis=0))
+    made.graph.node.insert(0, graphs.node("Shape", "x", "size", start=0, end=1))
+    for name, array in {"start": np.float32(start), "one": np.array([1]), "width": np.array([5])}.items():
+        made.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_initial_states_of_zeros_are_left_out(kind, tmp_path):
+    model = graphs.model(stateful(kind, 0.0))
+    outcome = OptimizeGraph().apply(model, PassContext(tmp_path))
+    assert outcome.notes["zero_states_dropped"] == (2 if kind == "LSTM" else 1)
+    assert not {"Expand", "Shape", "Concat"} & {node.op_type for node in outcome.model.payload.graph.node}
+    batch, adapter = model.signature.synthetic(3), adapter_for(Format.ONNX)
+    np.testing.assert_allclose(
+        adapter.forward(outcome.model, batch)["y"], adapter.forward(model, batch)["y"], rtol=1e-6, atol=1e-6
+    )
+
+
+def test_an_initial_state_that_is_not_zero_stays(tmp_path):
+    model = graphs.model(stateful("GRU", 0.5))
+    outcome = OptimizeGraph().apply(model, PassContext(tmp_path))
+    assert outcome.notes["zero_states_dropped"] == 0
+    batch, adapter = model.signature.synthetic(3), adapter_for(Format.ONNX)
+    wanted = adapter.forward(model, batch)["y"]
+    np.testing.assert_allclose(adapter.forward(outcome.model, batch)["y"], wanted, rtol=1e-6, atol=1e-6)
+    zero = adapter.forward(graphs.model(stateful("GRU", 0.0)), batch)["y"]
+    assert np.abs(wanted - zero).max() > 1e-3

@@ -18,7 +18,7 @@ from whet.models.onnx import initializers
 from whet.models.onnx.adapter import OnnxAdapter
 from whet.models.onnx.initializers import graphs
 from whet.passes.base import Outcome, PassContext
-from whet.passes.graph import onnx_attention
+from whet.passes.graph import onnx_attention, onnx_states
 from whet.passes.graph.spec import CleanGraph, FuseTransformer, OptimizeGraph
 from whet.types import Skipped
 
@@ -31,6 +31,7 @@ def optimize_graph(request: OptimizeGraph, model: Model, context: PassContext) -
     before: ModelProto = model.payload
     try:
         proto = onnxslim.slim(_copy(before))
+        dropped = onnx_states.drop_zero_states(proto)
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
         raise PassError(f"the graph cannot be optimized: {type(error).__name__}: {in_one_line(error)}") from error
@@ -38,6 +39,7 @@ def optimize_graph(request: OptimizeGraph, model: Model, context: PassContext) -
         "nodes_before": len(before.graph.node),
         "nodes_after": len(proto.graph.node),
         "bytes_before": before.ByteSize(),
+        "zero_states_dropped": dropped,
         "subnormals_flushed": initializers.flush_subnormals(proto),
         "constants_shared": initializers.share_equal(proto),
         "bytes_after": proto.ByteSize(),

@@ -18,7 +18,8 @@ class OptimizeGraph(Pass):
     """Fold constants, fuse BatchNorm and the like, drop dead nodes and repeated constants, flush subnormals.
 
     The file gets smaller and opens faster. ONNX Runtime does the same and more when it opens a file, so that little
-    latency is won on a graph it already fuses; quantizers need the folded form.
+    latency is won on a graph it already fuses; quantizers need the folded form. Initial states of LSTMs and GRUs
+    that an exporter writes out as zeros in the batch's size are left out, which ONNX Runtime does not do.
     """
 
     name: ClassVar[str] = "optimize-graph"
