@@ -200,11 +200,11 @@ def _compiled(module: Any) -> Any:
     """Have torch translate a module as it was measured; where it cannot here, the first answer says so."""
     import torch
 
-    compiled = torch.compile(module, options={"compile_threads": 1})  # no pool of processes for one module
+    compiled: Any = torch.compile(module, options={"compile_threads": 1})  # no pool of processes for one module
 
     def call(**tensors: Any) -> Any:
         for tensor in tensors.values():
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # type: ignore[no-untyped-call]  # any number of samples
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # any number of samples, translated once
         try:
             return compiled(**tensors)
         except Exception as error:  # torch raises whatever its stages do
