@@ -35,6 +35,7 @@ class TraitKind(StrEnum):
 
     SPARSE = "sparse"  # amount: share of zeros among the prunable weights
     CLUSTERED = "clustered"  # amount: distinct values a tensor, channel or group
+    GRID = "grid"  # amount: bits of the integers that weights, trained so, are multiples of
     LOW_RANK = "low-rank"  # amount: kept energy
     QUANTIZED = "quantized"  # amount: bits a weight
     HALF = "half"  # amount: bits a weight
@@ -124,7 +125,8 @@ class TensorSpec:
         for axis, (most, have) in enumerate(zip(self.most, array.shape, strict=False)):
             if most is not None and axis != self.sample and have > most:
                 raise SignatureError(
-                    f"input {self} takes at most {most} along axis {axis}, the data has {have}; cut it to {most}"
+                    f"input {self} takes at most {most} along axis {axis}, the data has {have}; cut it to {most} "
+                    f"(texts with max_length={most} in --preprocess)"
                 )
 
     def fit(self, array: Array) -> Array:

@@ -316,3 +316,15 @@ def test_a_runtime_is_read_with_its_options():
     )
     with pytest.raises(RecipeError, match="write name:option=value"):
         parse_runtime("onnxruntime:fast")
+
+
+def test_a_number_that_an_embedding_does_not_have_is_no_fault_of_the_engine(tmp_path):
+    model = graphs.opened("lstm")
+    batch = {name: np.array(array) for name, array in model.signature.synthetic(2).items()}
+    ids = next(name for name, array in batch.items() if array.dtype == np.int64)
+    batch[ids][0, 0] = 10**6
+    with (
+        open_session(stored(model, tmp_path), Deployment()) as session,
+        pytest.raises(SignatureError, match=r"looks up a number .* give the tokenizer"),
+    ):
+        session.run(batch)

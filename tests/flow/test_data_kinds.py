@@ -246,28 +246,53 @@ def pictures_model(path):
     )
 
 
+def track_of(track, place, tokenizer, labelled):
+    """Return model, data and preprocessing of a track: random inputs, in files; random labels of two if asked."""
+    rng = np.random.default_rng(0)
+    data = place / track
+    data.mkdir()
+    if track == "pictures":
+        for at in range(24):
+            pixels = rng.integers(0, 255, (*rng.integers(240, 300, 2), 3), dtype=np.uint8)
+            folder = data / ("cat", "dog")[at % 2] if labelled else data
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{at}.png")
+        spec = ["--preprocess", "color=RGB; resize=256; crop=224; scale=1/255; layout=CHW"]
+        return pictures_model(place / "model.onnx"), data, spec
+    labels = rng.integers(0, 2, 200)
+    if track == "tokens":
+        lines = [" ".join(rng.choice(WORDS[4:], 230)) for _ in range(60)]
+        name, head = ("test.tsv", ["text\tlabel"]) if labelled else ("texts.txt", [])
+        lines = [f"{line}\t{label}" for line, label in zip(lines, labels, strict=False)] if labelled else lines
+        (data / name).write_text("\n".join([*head, *lines]))
+        spec = ["--preprocess", f"tokenizer={tokenizer}; max_length=200"]
+        return words_model(place / "model.onnx", width=2 if labelled else 3), data / name, spec
+    columns = np.column_stack([rng.normal(size=(200, 10)), *([labels] if labelled else [])])
+    header = ",".join([f"f{at}" for at in range(10)] + ["label"] * labelled)
+    formats = ["%.5f"] * 10 + ["%d"] * labelled
+    np.savetxt(data / "rows.csv", columns, delimiter=",", fmt=formats, header=header, comments="")
+    return rows_model(place / "model.onnx", 10), data / "rows.csv", []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("track", ["pictures", "tokens", "rows"])
+def test_labelled_data_of_each_track_is_judged_by_its_labels(shipped, tokenizer, tmp_path, track):
+    model, data, options = track_of(track, tmp_path, tokenizer, labelled=True)
+    _, found, _ = shipped(model, data, *options)
+    original, judged = found["original"], found["results"][-1]
+    assert (original["task"], original["metric"]) == ("classification", "accuracy")
+    assert original["splits"]["train"] == 0
+    assert 0 < original["splits"]["select"] < {"pictures": 24, "tokens": 60, "rows": 200}[track]
+    assert judged["comparison"]["drop"] == 0
+    assert judged["flips"]["differing"] == 0
+    assert {verdict["answer"] for verdict in judged["verdicts"]} <= {"PASS", "INCONCLUSIVE"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("track", ["pictures", "tokens", "rows"])
 def test_unlabelled_data_of_each_track_is_judged_by_the_original(shipped, tokenizer, tmp_path, track):
-    rng = np.random.default_rng(0)
-    if track == "pictures":
-        model, data = pictures_model(tmp_path / "model.onnx"), tmp_path / "pictures"
-        data.mkdir()
-        for at in range(24):
-            pixels = rng.integers(0, 255, (*rng.integers(240, 300, 2), 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(data / f"{at}.png")
-        options = ["--preprocess", "color=RGB; resize=256; crop=224; scale=1/255; layout=CHW"]
-        asked = data / "0.png"
-    elif track == "tokens":
-        model, data = words_model(tmp_path / "model.onnx"), tmp_path / "texts.txt"
-        data.write_text("\n".join(" ".join(rng.choice(WORDS[4:], 230)) for _ in range(60)))
-        options = ["--preprocess", f"tokenizer={tokenizer}; max_length=200"]
-        asked = data
-    else:
-        model, data = rows_model(tmp_path / "model.onnx", 10), tmp_path / "rows.csv"
-        header = ",".join(f"f{at}" for at in range(10))
-        np.savetxt(data, rng.normal(size=(200, 10)), delimiter=",", fmt="%.5f", header=header, comments="")
-        options, asked = [], data
+    model, data, options = track_of(track, tmp_path, tokenizer, labelled=False)
+    asked = data / "0.png" if track == "pictures" else data
     bundle, found, alone = shipped(model, data, *options)
     assert found["original"]["task"] == "fidelity"
     assert found["original"]["quality"]["scores"]["agreement"] == 1

@@ -217,6 +217,14 @@ def _joined(name: str, arrays: list[Array]) -> Array:
     return np.concatenate(arrays)
 
 
+def beyond_table(told: str) -> SignatureError:
+    """Return what is raised where a number of the inputs has no entry in an embedding: no fault of the engine."""
+    return SignatureError(
+        f"the model looks up a number that it does not have: {told}; give the tokenizer, or the numbers, that it "
+        f"was trained with, and no more positions than it has"
+    )
+
+
 class Closing:
     """What every session's context manager does."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import onnxruntime
 
 from whet.errors import RuntimeFailure, in_one_line
 from whet.models.model import Stored
-from whet.runtimes.base import Closing, Deployment
+from whet.runtimes.base import Closing, Deployment, beyond_table
 from whet.types import Format
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _LEVELS = {
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "disabled": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+_BEYOND = re.compile(r"idx=(-?\d+) must be within the inclusive range \[-\d+,(\d+)\]")
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
 
@@ -68,10 +70,17 @@ class OnnxSession(Closing):
         self._outputs = [output.name for output in session.get_outputs()]
 
     def run(self, batch: Batch) -> dict[str, Array]:
-        """Run the session."""
+        """Run the session.
+
+        Raises:
+            SignatureError: A number of the batch has no entry in a table of the model.
+            RuntimeFailure: The engine refuses it otherwise.
+        """
         try:
             values = self._session.run(self._outputs, dict(batch))
         except Exception as error:
+            if found := _BEYOND.search(str(error)):
+                raise beyond_table(f"{found[1]}, of which a table has {int(found[2]) + 1} entries") from error
             raise RuntimeFailure(
                 f"ONNX Runtime cannot run the model: {in_one_line(error, 300)}{self._advice(batch)}"
             ) from error

@@ -10,13 +10,14 @@ import torch
 from whet.errors import RuntimeFailure, WhetError, in_one_line
 from whet.models.model import Stored
 from whet.models.torch.adapter import TorchAdapter, flatten, tensors
-from whet.runtimes.base import Closing, Deployment
+from whet.runtimes.base import Closing, Deployment, beyond_table
 from whet.types import Format
 
 if TYPE_CHECKING:
     from whet.types import Array, Batch
 
 
+_BEYOND = "index out of range in self"  # what an embedding of torch says of a number that it does not have
 _FORMS = 64  # of inputs, each translated once: torch's own limit of 8 falls back to eager without a word
 
 
@@ -82,6 +83,8 @@ class TorchSession(Closing):
             except WhetError:
                 raise
             except Exception as error:  # from the user's own forward
+                if str(error) == _BEYOND:
+                    raise beyond_table(f"one ({_BEYOND})") from error
                 raise RuntimeFailure(f"torch cannot run the model: {in_one_line(error, 300)}") from error
 
 
