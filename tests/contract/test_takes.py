@@ -1,5 +1,7 @@
 """What a model takes, told before it is run, and how many words it knows."""
 
+import importlib
+
 import numpy as np
 import onnx
 import pytest
@@ -115,3 +117,32 @@ def test_the_columns_that_a_module_cannot_take_are_named():
     with pytest.raises(SignatureError, match=r"columns a, b, c, d went in: leave out .*drop=NAME") as caught:
         open_model(source, splits, sample)
     assert "mat1 and mat2" in str(caught.value)
+
+
+def test_a_folder_of_transformers_brings_its_own_tokenizer_for_texts(tmp_path):
+    """It cuts at what the model takes; one that is named takes its place, and numbers need none."""
+    pytest.importorskip("transformers")
+    tokenizers, tiny_hub = pytest.importorskip("tokenizers"), importlib.import_module("tiny_hub")
+    folder = tmp_path / "bert"
+    tiny_hub.write(folder, num_labels=2)
+    words = {f"w{at}": at for at in range(60)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    before = source_of(folder).fingerprint()
+    made.save(str(folder / "tokenizer.json"))
+    source = source_of(folder)
+    assert source.fingerprint() != before
+    lines = [f"{'w1 ' * (at % 30 + 1)},{at % 2}\n" for at in range(60)]
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(lines))
+    splits = open_data(data_source(tmp_path / "texts.csv"), source)
+    batch = splits.batch("test", range(splits.size("test")))
+    assert set(batch) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert batch["attention_mask"].shape[1] == 24
+    assert len(set(batch["attention_mask"].sum(axis=1))) > 5
+    assert "Texts are cut by the model's own tokenizer, at 24 tokens." in splits.notes
+
+    named = Preprocess(tokens=Tokens(str(folder / "tokenizer.json"), max_length=8))
+    splits = open_data(data_source(tmp_path / "texts.csv", preprocess=named), source)
+    assert splits.batch("test", [0])["input_ids"].shape == (1, 8)
+    (tmp_path / "rows.csv").write_text("a,b,label\n" + "".join(f"{at},{at},{at % 2}\n" for at in range(60)))
+    assert data_source(tmp_path / "rows.csv").open().preprocess.tokens is None
