@@ -68,7 +68,7 @@ def optimize(order: Order, on_event: OnEvent) -> Outcome:
             not_tried=not_tried,
             proof=proof,
             budget=problem.budget,
-            warnings=(*_warnings(original, ranking, proof), *look.notes),
+            warnings=(*_warnings(original, ranking, proof, drifts=problem.data.windows is not None), *look.notes),
             machine=this_machine(),
             seconds=time.monotonic() - started,
             original_on_part=proof.original,
@@ -238,7 +238,9 @@ def _spent(results: Sequence[Result], started: float) -> float:
     return max(sum(result.seconds for result in results), time.monotonic() - started)
 
 
-def _warnings(original: Original, ranking: Sequence[Ranked], proof: Proof | None) -> tuple[str, ...]:
+def _warnings(
+    original: Original, ranking: Sequence[Ranked], proof: Proof | None, *, drifts: bool = False
+) -> tuple[str, ...]:
     """Say what a reader should know before any number."""
     found = list(original.notes)
     if original.float_failure:
@@ -246,12 +248,15 @@ def _warnings(original: Original, ranking: Sequence[Ranked], proof: Proof | None
     if ranking and not any(item.eligible and item.name != trial.FLOAT for item in ranking):
         found.append("No candidate met the budget: what is shipped is the float model.")
     if proof is not None:
-        found += _contamination(original, proof)
+        found += _contamination(original, proof, drifts=drifts)
     return tuple(found)
 
 
-def _contamination(original: Original, proof: Proof) -> list[str]:
-    """Warn where the original does much better on ``select`` than on ``test``: it may have been trained on it."""
+def _contamination(original: Original, proof: Proof, *, drifts: bool) -> list[str]:
+    """Warn where the original does much better on ``select`` than on ``test``: it may have been trained on it.
+
+    Of a time series, whose parts follow each other (``drifts``), that is no sign of it.
+    """
     mine, other = original.quality, proof.original
     before, after = mine.scores.get(original.metric), other.scores.get(original.metric)
     if before is None or after is None or mine.error is None or other.error is None:
@@ -260,7 +265,8 @@ def _contamination(original: Original, proof: Proof) -> list[str]:
     lead, error = sign * (before - after), (mine.error**2 + other.error**2) ** 0.5
     if lead <= 3 * error or original.task == "fidelity":
         return []
+    why = "the series has probably drifted in between" if drifts else "it has probably seen the select samples"
     return [
         f"The model as given scores {before:.4g} on select and {after:.4g} on test, more than three standard "
-        f"errors better: it has probably seen the select samples, so the ranking may mislead; the verdict does not."
+        f"errors better: {why}, so the ranking may mislead; the verdict does not."
     ]

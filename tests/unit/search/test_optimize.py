@@ -67,6 +67,9 @@ def test_a_model_much_better_on_select_than_on_test_has_probably_seen_it(accurac
 def test_a_metric_that_should_be_small_warns_the_other_way_round():
     small = replace(ORIGINAL, goal="min")
     assert any("probably seen" in line for line in _warnings(small, CHOSEN, proof(0.95)))
+    (told,) = [line for line in _warnings(small, CHOSEN, proof(0.95), drifts=True) if "on select and" in line]
+    assert "the series has probably drifted in between" in told
+    assert "probably seen" not in told
     assert not any("probably seen" in line for line in _warnings(small, CHOSEN, proof(0.85)))
 
 
