@@ -197,7 +197,7 @@ class Training:
         )
         if wanted and not self.settings.loss:
             assert labels is not None
-            task.check(folded, labels[self.samples.held])
+            task.check(np.resize(folded, (len(labels), *folded.shape[1:])), labels)
         numbers = torch.from_numpy(np.ascontiguousarray(labels)) if wanted and labels is not None else None
         spread = {name: variance(value) for name, value in shown.items()}
         limits = (0.0, 1.0)
