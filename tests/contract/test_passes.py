@@ -18,6 +18,7 @@ from whet.models.torch.adapter import TorchAdapter
 from whet.passes.base import PassContext
 from whet.passes.cluster.spec import Cluster
 from whet.passes.export.spec import ExportOnnx
+from whet.passes.factorize.spec import Factorize
 from whet.passes.graph.spec import CleanGraph, FuseTransformer, OptimizeGraph
 from whet.passes.prune.spec import MagnitudePrune
 from whet.passes.quantize.spec import DynamicInt8, Half, StaticInt8
@@ -66,6 +67,21 @@ class TestClusterTorchRecurrent(TestClusterTorch):
 
     def make_model(self):
         return graphs.opened("lstm")
+
+
+class TestFactorizeOnnx(OnnxPass):
+    def make_pass(self):
+        return Factorize(rank=2, judge="macs")
+
+
+class TestFactorizeTorch(TorchPass):
+    def make_pass(self):
+        return Factorize(macs=0.5, multiple=1, judge="macs", convolutions="spatial")
+
+
+class TestFactorizeTorchRoot(TestFactorizeTorch):
+    def make_model(self):
+        return graphs.opened("root_linear")
 
 
 class TestDynamicOnnx(OnnxPass):

@@ -14,6 +14,7 @@ from whet.passes.base import Pass
 
 _PASSES = {
     "magnitude-prune": "whet.passes.prune.spec:MagnitudePrune",
+    "factorize": "whet.passes.factorize.spec:Factorize",
     "cluster": "whet.passes.cluster.spec:Cluster",
     "distill": "whet.passes.distill.spec:Distill",
     "dynamic-int8": "whet.passes.quantize.spec:DynamicInt8",

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from whet.passes.cluster.spec import Initial
     from whet.types import Array
 
-_EXACT = 4096  # values, or bins, that are solved exactly
-_BINS = 1 << 16  # of the histogram that stands for more
+_EXACT = 4096  # values that are solved exactly
+_MERGED = 2048  # points that stand for more of them
+_BINS = 1 << 16  # of the histogram that these are polished on
 _ROUNDS = 300  # of Lloyd's iteration, at most
 _INT8 = 127
 _NARROW = 1e-30  # a range that has no bins in float32
@@ -170,14 +171,14 @@ def _points(values: Array) -> tuple[Array, Array]:
 
 
 def _merged(points: Array, weights: Array) -> tuple[Array, Array]:
-    """Bring points to 4,096, fine where the best centroids lie close: by the cube root of the density.
+    """Bring points to 2,048, fine where the best centroids lie close: by the cube root of the density.
 
     Source: Panter and Dite 1951, "Quantization distortion in pulse-count modulation".
     """
     spread = np.cumsum(np.cbrt(weights * np.gradient(points) ** 2))
-    groups = np.minimum((spread / spread[-1] * _EXACT).astype(np.int64), _EXACT - 1)
-    mass = np.bincount(groups, weights, minlength=_EXACT)
-    sums = np.bincount(groups, weights * points, minlength=_EXACT)
+    groups = np.minimum((spread / spread[-1] * _MERGED).astype(np.int64), _MERGED - 1)
+    mass = np.bincount(groups, weights, minlength=_MERGED)
+    sums = np.bincount(groups, weights * points, minlength=_MERGED)
     full = mass > 0
     return sums[full] / mass[full], mass[full]
 
@@ -185,9 +186,9 @@ def _merged(points: Array, weights: Array) -> tuple[Array, Array]:
 def _centroids(points: Array, weights: Array, book: Codebook, k: int) -> Array:
     """Run k-means on sorted weighted points, as the codebook starts it."""
     if book.initial == "optimal":
-        found: Array = optimal.centroids(points[None], weights[None], k)[0]
-        found = found[np.isfinite(found)]
-        return found
+        best: Array = optimal.centroids(points[None], weights[None], k)[0]
+        known: Array = best[np.isfinite(best)]
+        return known
     used = weights > 0
     points, weights = points[used], weights[used]
     if len(points) <= k:

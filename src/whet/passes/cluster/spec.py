@@ -23,7 +23,7 @@ class Cluster(Pass):
     faster**. ``distill`` trains the values afterwards and keeps who shares which.
 
     Values are chosen by k-means, in one dimension: ``optimal`` is its exact minimum for arrays of up to 4,096
-    values; larger ones are brought to 4,096 bins, solved exactly, and polished on 65,536. ``linear``, ``density``
+    values; larger ones are brought to 2,048 points, solved exactly, and polished on 65,536. ``linear``, ``density``
     and ``k-means++`` are starts of Lloyd's iteration, which may end in a worse place.
 
     A BatchNorm that is folded in later multiplies each channel: at most so many values *a channel* are left. To
@@ -42,7 +42,7 @@ class Cluster(Pass):
     name: ClassVar[str] = "cluster"
     realised_by: ClassVar = dict.fromkeys((Format.TORCH, Format.ONNX), "whet.passes.cluster.weights:cluster")
     establishes: ClassVar = frozenset({TraitKind.CLUSTERED})
-    erases: ClassVar = frozenset({TraitKind.PACKED})
+    erases: ClassVar = frozenset({TraitKind.PACKED, TraitKind.GRID})
     refuses: ClassVar = {TraitKind.QUANTIZED: "its weights are integers already; cluster before quantizing"}
     reads: ClassVar = ("calibrate",)
 

@@ -1,0 +1,1 @@
+"""Factorize: a layer as two or three thin ones."""
