@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class SmallCNN(nn.Module):
     def __init__(self):
         super().__init__()
         widths, layers = (1, 8, 16, 32), []
-        for inner, outer in zip(widths, widths[1:], strict=False):
+        for inner, outer in pairwise(widths):
             layers += [nn.Conv2d(inner, outer, 3, 2, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
         self.features, self.fc = nn.Sequential(*layers), nn.Linear(32, 10)
 

@@ -17,6 +17,7 @@ from whet.models.source import source_of
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.base import PassContext
 from whet.passes.cluster.spec import Cluster
+from whet.passes.distill.spec import Distill
 from whet.passes.export.spec import ExportOnnx
 from whet.passes.factorize.spec import Factorize
 from whet.passes.graph.spec import CleanGraph, FuseTransformer, OptimizeGraph
@@ -67,6 +68,18 @@ class TestClusterTorchRecurrent(TestClusterTorch):
 
     def make_model(self):
         return graphs.opened("lstm")
+
+
+class TestDistill(TorchPass):
+    def make_pass(self):
+        return Distill(epochs=2, learning_rate=3e-3, batch_size=32)
+
+    def make_model(self):
+        return graphs.apply(MagnitudePrune(sparsity=0.7), graphs.opened("tiny")).model
+
+    def make_context(self, folder):
+        data = Splits({Part.TRAIN: ArraySamples({"x": graphs.floats(100, 1, 8, 8)})})
+        return PassContext(folder, data=data, original=lambda: graphs.opened("tiny"))
 
 
 class TestFactorizeOnnx(OnnxPass):
