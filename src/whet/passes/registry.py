@@ -14,9 +14,11 @@ from whet.passes.base import Pass
 
 _PASSES = {
     "magnitude-prune": "whet.passes.prune.spec:MagnitudePrune",
+    "prune-channels": "whet.passes.prune.spec:PruneChannels",
     "factorize": "whet.passes.factorize.spec:Factorize",
     "cluster": "whet.passes.cluster.spec:Cluster",
     "distill": "whet.passes.distill.spec:Distill",
+    "qat": "whet.passes.quantize.trained:Qat",
     "dynamic-int8": "whet.passes.quantize.spec:DynamicInt8",
     "static-int8": "whet.passes.quantize.spec:StaticInt8",
     "half": "whet.passes.quantize.spec:Half",

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from whet.passes.quantize.math import BINS, Extremes, Histogram, narrowed
+from whet.passes.quantize.math import BINS, Extremes, Histogram, narrowed, on_grid
 from whet.types import Range
 
 RNG = np.random.default_rng(0)
@@ -159,3 +159,34 @@ def test_narrowed_weights_keep_their_axis_and_zeros():
         assert integers.shape == weight.shape
         assert scales.shape == (1 if axis is None else weight.shape[axis],)
         assert not integers[:, 2].any()
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_weight_on_a_grid_gives_its_integers_back(bits, axis):
+    """Integers drawn, scaled in float32 a channel, and multiplied once more, as the folding of a BatchNorm does."""
+    rng, most = np.random.default_rng(bits), 2 ** (bits - 1) - 1
+    integers = rng.integers(-most, most, (6, 40, 3), endpoint=True)
+    shape = [1, 1, 1] if axis is None else [-1 if at == axis else 1 for at in range(3)]
+    count = 1 if axis is None else integers.shape[axis]
+    scales = rng.uniform(0.001, 3, count).astype(np.float32)
+    gains = rng.uniform(0.1, 9, count).astype(np.float32)
+    weight = integers.astype(np.float32) * scales.reshape(shape) * gains.reshape(shape)
+    found, steps = on_grid(weight, axis, 127)
+    np.testing.assert_array_equal(found, integers)
+    np.testing.assert_allclose(steps, scales.astype(np.float64) * gains, rtol=1e-6)
+
+
+def test_a_weight_between_grids_has_none():
+    weight = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    assert on_grid(weight, 0, 127) is None
+    assert on_grid(np.float32([[5, 100, -3, 127]]), 0, 63) is None
+
+
+def test_channels_of_one_grid_go_on_sharing_integers():
+    """A channel of 2 and 4 alone could be 1 and 2 of a coarser grid: the tensor would have more integers then."""
+    rows = np.float32([[1, -3, 4, 7, 2, -4], [2, 4, -4, 2, 2, 2], [4, 4, 4, 4, 4, 4], [0, 0, 0, 0, 0, 0]])
+    weight = rows * np.float32([[0.1], [0.3], [0.7], [1]])
+    integers, scales = on_grid(weight, 0, 127)
+    assert set(np.unique(integers)) == {-4, -3, 0, 1, 2, 4, 7}
+    np.testing.assert_allclose(integers * scales[:, None], weight, rtol=1e-6)

@@ -39,7 +39,7 @@ class Distill(Recovery, Pass):
     name: ClassVar[str] = "distill"
     realised_by: ClassVar = {Format.TORCH: "whet.passes.distill.torch:distill"}
     extra: ClassVar[str] = "train"
-    erases: ClassVar = frozenset({TraitKind.PACKED})
+    erases: ClassVar = frozenset({TraitKind.PACKED, TraitKind.GRID})
     refuses: ClassVar = {
         TraitKind.QUANTIZED: "its weights are integers, which have no gradient; distill before quantizing",
         TraitKind.HALF: "its weights are in half precision, in which small steps vanish; distill before halving",

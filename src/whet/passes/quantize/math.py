@@ -144,3 +144,60 @@ def narrowed(weight: Array, axis: int | None, bits: int) -> tuple[Array, Array]:
     if axis is not None:
         integers = np.moveaxis(integers.reshape(weight.shape[axis], *np.delete(weight.shape, axis)), 0, axis)
     return integers.reshape(weight.shape), best.reshape(-1)
+
+
+_ON_GRID = 1e-3  # of a step: how far float32 arithmetic, the folding of a BatchNorm among it, moves a weight
+_GLANCE = 64  # numbers of a channel that tell most grids off
+
+
+def on_grid(weight: Array, axis: int | None, most: int) -> tuple[Array, Array] | None:
+    """Return the integers and scales that give a weight back, where each channel has such a grid; None where not.
+
+    A channel that was trained on a grid of few bits is on it still after a BatchNorm was folded into it. Of grids
+    that fit, the coarsest is taken, unless a finer one lets a channel use the integers that others use.
+
+    Args:
+        weight: Floats of any shape.
+        axis: Of the channels; None for one scale.
+        most: The greatest magnitude an integer may have, up to 127.
+    """
+    rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
+    rows = rows.astype(np.float64)
+    greatest = np.abs(rows).max(axis=1, keepdims=True)
+    shares = rows / np.where(greatest > 0, greatest, 1.0)  # (channels, numbers), -1 to 1
+    glance = shares[:, :: max(1, shares.shape[1] // _GLANCE)]
+    tops = np.zeros(len(rows), np.int64)  # the integer of the greatest magnitude, by channel
+    for top in range(1, most + 1):
+        left = np.flatnonzero(tops == 0)
+        close = left[_fits(glance[left], top)]
+        tops[close[_fits(shares[close], top)]] = top
+    if not tops.all():
+        return None
+    tops = _alike(shares, tops, most)
+    integers = np.rint(shares * tops[:, None]).astype(np.int8)
+    if axis is not None:
+        integers = np.moveaxis(integers.reshape(weight.shape[axis], *np.delete(weight.shape, axis)), 0, axis)
+    scales = np.where(greatest[:, 0] > 0, greatest[:, 0], 1.0) / tops
+    return integers.reshape(weight.shape), scales
+
+
+def _fits(shares: Array, top: int) -> Array:
+    """Tell by row whether ``top`` times its numbers are whole."""
+    steps = shares * top
+    return np.asarray((np.abs(steps - np.rint(steps)) < _ON_GRID).all(axis=1))
+
+
+def _alike(shares: Array, tops: Array, most: int) -> Array:
+    """Return multiples of ``tops`` with which the rows have as few distinct integers together as can be seen.
+
+    Rows of many values have no choice and come first; the others follow them.
+    """
+    found = [np.unique(np.rint(row * top)).astype(np.int64) for row, top in zip(shares, tops, strict=True)]
+    used: set[int] = set()
+    chosen = tops.copy()
+    for row in sorted(range(len(found)), key=lambda at: -len(found[at])):
+        times = range(1, most // int(tops[row]) + 1)
+        best = min(times, key=lambda by: (len(set((found[row] * by).tolist()) - used), by))
+        used |= set((found[row] * best).tolist())
+        chosen[row] = tops[row] * best
+    return chosen

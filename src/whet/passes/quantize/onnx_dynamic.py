@@ -51,14 +51,16 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
             f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {in_one_line(error)}"
         ) from error
     proto = onnx_graph.finished(onnx.load(str(target)))
-    if request.weight_bits < 8:
-        onnx_narrow.narrow(float_proto, proto, request.weight_bits)
+    most = onnx_graph.most(request.reduce_range, context.machine)
+    kept = onnx_narrow.narrow(float_proto, proto, request.weight_bits, most)
+    reduced = reduced and max(kept.values(), default=0) <= onnx_graph.SEVEN
     changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
     if not changed:
         return Outcome(model, (), skipped)
     quantized = model.with_payload(proto, needs=model.needs | onnx_graph.needs(reduced))
     notes = {
         "weight_bits": min(request.weight_bits, 7 if reduced else 8),
+        "grids_kept": len(kept),
         "per_channel": request.per_channel,
         "weight_sqnr_db_by_type": onnx_graph.weight_sqnr(float_proto, proto),
     }

@@ -29,12 +29,19 @@ if TYPE_CHECKING:
 # Layers whose weights one would expect to be quantized.
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Gather")
 _EXACT = "exact-u8s8"
+SEVEN = 64
+"""The greatest magnitude of seven bits."""
 _PARTS = ("quantized", "scale", "zero_point")
 
 
 def seven_bits(asked: str, machine: Machine) -> bool:
     """Resolve ``reduce_range``: 7 bits where sums of full-range products would saturate."""
     return asked == "on" or (asked == "auto" and not machine.can(_EXACT))
+
+
+def most(asked: str, machine: Machine) -> int:
+    """Return the greatest magnitude of a weight's integers that this processor multiplies without saturating."""
+    return 63 if seven_bits(asked, machine) else 127
 
 
 def needs(reduced: bool) -> frozenset[str]:

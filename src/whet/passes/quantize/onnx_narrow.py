@@ -13,47 +13,72 @@ from whet.passes.quantize import math, onnx_graph
 if TYPE_CHECKING:
     from whet.types import Array
 
+_ALL = 8  # bits that an integer has
 
-def narrow(before: ModelProto, after: ModelProto, bits: int) -> list[str]:
-    """Round every quantized weight anew to ``bits`` bits, symmetric, in place; return the weights' names.
 
-    The scale of each channel is the one of least squared error, outliers clipped. Biases in INT32, which count in
-    units of the weight's scale, follow.
+def narrow(before: ModelProto, after: ModelProto, bits: int, most: int) -> dict[str, int]:
+    """Round every quantized weight anew to ``bits`` bits, symmetric, in place.
+
+    A weight that lies on a grid already, as training left it, keeps its integers whatever the bits. Of others the
+    scale of each channel is the one of least squared error, outliers clipped; with 8 bits they stay as they are.
+    Biases in INT32, which count in units of the weight's scale, follow.
 
     Args:
         before: The float graph.
         after: The same, quantized; integers, scale and zero point are named after the weight.
-        bits: 2 to 7.
+        bits: 2 to 8.
+        most: The greatest magnitude that this processor may multiply: 127, or 63 where sums would saturate.
+
+    Returns:
+        The greatest magnitude of integers of each weight that was on a grid.
     """
     constants = {tensor.name: tensor for tensor in before.graph.initializer}
     quantized = {tensor.name: tensor for tensor in after.graph.initializer}
-    done: list[str] = []
+    done: set[str] = set()
+    kept: dict[str, int] = {}
     for node in before.graph.node:
         for name in onnx_graph.matrices(node, constants):
             parts = onnx_graph.parts(quantized, name)
             if parts is None or name in done:
                 continue
-            ratio = _write(numpy_helper.to_array(constants[name]), parts, bits)
-            _rescale_biases(after, quantized, name, ratio)
-            done.append(name)
-    return done
+            done.add(name)
+            weight = _Weight(numpy_helper.to_array(constants[name]), parts)
+            found = math.on_grid(weight.whole, weight.axis, most)
+            if found is not None:
+                kept[name] = int(np.abs(found[0]).max(initial=0))
+            elif bits < _ALL:
+                found = math.narrowed(weight.whole, weight.axis, bits)
+            if found is not None:
+                _rescale_biases(after, quantized, name, weight.write(*found))
+    return kept
 
 
-def _write(weight: Array, parts: tuple[TensorProto, ...], bits: int) -> Array:
-    """Write integers, scales and zero points of a weight; return new scales over old, of the old ones' shape."""
-    values, scale, zero = (numpy_helper.to_array(part) for part in parts)
-    turned, axis = onnx_graph.layout(weight, values, scale, zero)
-    whole = weight.swapaxes(-1, -2) if turned else weight
-    integers, found = math.narrowed(whole.astype(np.float32), axis if scale.size > 1 else None, bits)
-    middle = 128 if zero.dtype == np.uint8 else 0
-    replaced = (
-        (integers.astype(np.int16) + middle).astype(values.dtype),
-        found.reshape(scale.shape).astype(scale.dtype),
-        np.full(zero.shape, middle, zero.dtype),
-    )
-    for part, array in zip(parts, replaced, strict=True):
-        part.CopyFrom(numpy_helper.from_array(array, part.name))
-    return np.asarray(replaced[1] / scale)
+class _Weight:
+    """A weight and what a quantizer made of it.
+
+    Attributes:
+        whole: The floats, laid out as the integers are.
+        axis: Along which scales run; None of one scale.
+    """
+
+    def __init__(self, weight: Array, parts: tuple[TensorProto, ...]) -> None:
+        self.parts = parts
+        self.values, self.scale, self.zero = (numpy_helper.to_array(part) for part in parts)
+        turned, axis = onnx_graph.layout(weight, self.values, self.scale, self.zero)
+        self.whole = (weight.swapaxes(-1, -2) if turned else weight).astype(np.float32)
+        self.axis = axis if self.scale.size > 1 else None
+
+    def write(self, integers: Array, found: Array) -> Array:
+        """Write integers, scales and zero points; return new scales over old, of the old ones' shape."""
+        middle = 128 if self.zero.dtype == np.uint8 else 0
+        replaced = (
+            (integers.astype(np.int16) + middle).astype(self.values.dtype),
+            found.reshape(self.scale.shape).astype(self.scale.dtype),
+            np.full(self.zero.shape, middle, self.zero.dtype),
+        )
+        for part, array in zip(self.parts, replaced, strict=True):
+            part.CopyFrom(numpy_helper.from_array(array, part.name))
+        return np.asarray(replaced[1] / self.scale)
 
 
 def _rescale_biases(after: ModelProto, quantized: Mapping[str, TensorProto], name: str, ratio: Array) -> None:

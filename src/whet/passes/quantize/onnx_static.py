@@ -58,8 +58,9 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
         context.folder,
         {"barred": list(barred), "reduced": reduced, "unsigned": unsigned},
     )
-    if request.weight_bits < 8:
-        onnx_narrow.narrow(float_proto, proto, request.weight_bits)
+    most = onnx_graph.most(request.reduce_range, context.machine)
+    kept = onnx_narrow.narrow(float_proto, proto, request.weight_bits, most)
+    reduced = reduced and max(kept.values(), default=0) <= onnx_graph.SEVEN
     changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
     if not changed:
         return Outcome(model, (), skipped)
@@ -69,6 +70,7 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
         "calibration_samples": samples,
         "activations": "uint8" if unsigned else "int8",
         "weight_bits": min(request.weight_bits, 7 if reduced else 8),
+        "grids_kept": len(kept),
         "weight_sqnr_db_by_type": onnx_graph.weight_sqnr(float_proto, proto),
     }
     return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, request.weight_bits)), changed, skipped, notes)
