@@ -15,6 +15,7 @@ from whet.machine import this_machine
 from whet.passes.base import Outcome, Pass, PassContext
 from whet.progress import Event, OnEvent
 from whet.recipe.cache import Cache, Entry, step_key
+from whet.recipe.cost import latency_ms
 from whet.recipe.recipe import Recipe, settings
 from whet.types import Step
 
@@ -34,7 +35,9 @@ def execute(
     """
     fingerprint = data.fingerprint() if data is not None else ""
     entries = [root]
-    context = PassContext(Path(), recipe.seed, data, on_event=on_event, original=lambda: cache.load(root))
+    context = PassContext(
+        Path(), recipe.seed, data, cost=latency_ms, on_event=on_event, original=lambda: cache.load(root)
+    )
     for at, step in enumerate(recipe.steps, 1):
         on_event(Event(step.name, at - 1, len(recipe.steps)))
         key = step_key(entries[-1].key, step, recipe.seed, fingerprint)

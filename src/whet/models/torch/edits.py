@@ -60,6 +60,17 @@ def factorize_edit(layers: Mapping[str, list[Edit]]) -> Edit:
     return {"edit": "factorize", "layers": {name: [dict(part) for part in parts] for name, parts in layers.items()}}
 
 
+def channels_edit(layers: Mapping[str, Edit]) -> Edit:
+    """Keep some channels of layers, in their order, and drop the others.
+
+    Args:
+        layers: For each layer what it keeps, by number: channels that go ``in`` and come ``out``; of a norm those
+            that go in; of a recurrent layer ``hidden`` units, a list for each layer and direction as torch orders
+            its states. What is not named stays whole.
+    """
+    return {"edit": "channels", "layers": {name: dict(kept) for name, kept in layers.items()}}
+
+
 class Int8Linear(nn.Module):
     """A Linear with INT8 weights, one scale a row; activations are quantized per call.
 
@@ -270,12 +281,88 @@ def _where(part: Edit, values: tuple[int, ...], neutral: int) -> tuple[int, ...]
     return tuple(value if takes else neutral for value, takes in zip(values, part["axes"], strict=True))
 
 
+def _channels(module: nn.Module, edit: Edit) -> nn.Module:
+    for name, kept in edit["layers"].items():
+        layer = module.get_submodule(name)
+        if isinstance(layer, nn.RNNBase):
+            _thin_recurrent(layer, kept)
+        else:
+            _thin(layer, kept)
+    return module
+
+
+def _thin(layer: Any, kept: Edit) -> None:
+    """Keep channels of a layer. Of a depthwise convolution and of a norm they are the same on both sides."""
+    numbers = {side: torch.tensor(each) for side, each in kept.items()}
+    axes = _axes(layer)
+    for name, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+        sides = axes if value.ndim > 1 else {min(axes, key=lambda side: side != "out"): 0}
+        for side, axis in sides.items() if value.ndim else ():
+            if side in numbers:
+                _take(layer, name, axis, numbers[side])
+    for attribute, side in _WIDTHS.items():
+        if side in numbers and isinstance(getattr(layer, attribute, None), int):
+            setattr(layer, attribute, len(numbers[side]))
+    if "in" in numbers and isinstance(layer, nn.LayerNorm):
+        layer.normalized_shape = (len(numbers["in"]),)
+    if "in" in numbers and isinstance(layer, nn.GroupNorm):
+        layer.num_groups = layer.num_groups * len(numbers["in"]) // layer.num_channels
+        layer.num_channels = len(numbers["in"])
+    if "in" in numbers and getattr(layer, "groups", 1) > 1:
+        layer.groups = len(numbers["in"])
+
+
+def _axes(layer: nn.Module) -> dict[str, int]:
+    """Return the axis of a layer's weight for the channels that go in and come out."""
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return {"in": 0, "out": 1}
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return {"out": 0} if layer.groups > 1 else {"in": 1, "out": 0}
+    if isinstance(layer, nn.Linear):
+        return {"in": 1, "out": 0}
+    return {"out": 1} if isinstance(layer, nn.Embedding) else {"in": 0}
+
+
+def _thin_recurrent(layer: nn.RNNBase, kept: Edit) -> None:
+    """Keep hidden units of a recurrent layer: its rows of every gate, and its columns wherever it is read."""
+    hidden, ways = layer.hidden_size, 2 if layer.bidirectional else 1
+    units = [torch.tensor(each) for each in kept.get("hidden", [])]
+    gates = {"LSTM": 4, "GRU": 3}.get(layer.mode, 1)
+    for at, names in enumerate(layer._all_weights):
+        for name in names:
+            inner = name.startswith("weight_ih")
+            if units:
+                _take(layer, name, 0, torch.cat([units[at] + hidden * gate for gate in range(gates)]))
+            if inner and at < ways and "in" in kept:
+                _take(layer, name, 1, torch.tensor(kept["in"]))
+            elif inner and at >= ways and units:
+                below = range(at // ways * ways - ways, at // ways * ways)
+                _take(layer, name, 1, torch.cat([units[one] + hidden * way for way, one in enumerate(below)]))
+            elif name.startswith("weight_hh") and units:
+                _take(layer, name, 1, units[at])
+    layer.hidden_size = len(units[0]) if units else hidden
+    layer.input_size = len(kept.get("in", range(layer.input_size)))
+
+
+def _take(layer: Any, name: str, axis: int, numbers: Tensor) -> Tensor:
+    """Keep some entries along an axis of a parameter or buffer of a layer."""
+    value: Tensor = getattr(layer, name)
+    taken = value.detach().index_select(axis, numbers.to(value.device))
+    setattr(layer, name, nn.Parameter(taken, value.requires_grad) if isinstance(value, nn.Parameter) else taken)
+    return taken
+
+
 def _student(module: nn.Module, edit: Edit) -> nn.Module:
     return module  # it was built from its own origin
 
 
+_WIDTHS = {
+    "in_channels": "in", "in_features": "in", "num_features": "in", "num_parameters": "in",
+    "out_channels": "out", "out_features": "out", "embedding_dim": "out",
+}  # fmt: skip
 _EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {
     "cast": _cast,
+    "channels": _channels,
     "dynamic-int8": _dynamic_int8,
     "factorize": _factorize,
     "student": _student,
