@@ -25,6 +25,7 @@ class Ranked:
         eligible: Whether it may be chosen.
         reason: Why it was rejected, or what it was ranked by.
         speedup: Geometric mean over batch sizes, against the model as given.
+        over_float: The same, against the float file in the same runtime.
         size_bytes: On disk.
         drop: On the samples it was ranked by.
     """
@@ -35,6 +36,7 @@ class Ranked:
     speedup: float | None = None
     size_bytes: float | None = None
     drop: float | None = None
+    over_float: float | None = None
 
 
 def rank(results: Iterable[Result], budget: Budget) -> list[Ranked]:
@@ -44,13 +46,17 @@ def rank(results: Iterable[Result], budget: Budget) -> list[Ranked]:
     than the budget's ``min_fidelity``, beyond doubt), if it lost over a standard error more than ``max_drop``,
     or if a class lost more than ``max_class_drop`` beyond doubt.
     Of the others the fastest is best; of those as fast within 3 %, the smallest; then the one that lost least.
+    How fast is read against the float file, where all were raced against it: PyTorch run eagerly is a ruler that
+    changes its length by more from race to race than candidates differ.
     """
     judged = [_judge(result, budget) for result in results]
     eligible = [item for item in judged if item.eligible]
+    steady = all(item.over_float for item in eligible if item.speedup)
+    pace = {item.name: (item.over_float if steady else item.speedup) or 0.0 for item in eligible}
     ordered: list[Ranked] = []
     while eligible:
-        fastest = max(item.speedup or 0.0 for item in eligible)
-        peers = [item for item in eligible if (item.speedup or 0.0) >= _AS_FAST * fastest]
+        fastest = max(pace[item.name] for item in eligible)
+        peers = [item for item in eligible if pace[item.name] >= _AS_FAST * fastest]
         best = min(peers, key=lambda item: (item.size_bytes or math.inf, item.drop or 0.0))
         ordered.append(best)
         eligible.remove(best)
@@ -69,13 +75,15 @@ def _judge(result: Result, budget: Budget) -> Ranked:
     compared = result.comparison
     assert compared is not None
     speed, size = speedup_of(result), value_of(result.measurements, "size_bytes")
+    steady = speedup_of(result, "float")
     reason = ruined(compared, budget) or _lost(compared, budget) or _lost_a_class(compared, budget) or ""
     if not reason and budget.max_bytes is not None and size is not None and size > budget.max_bytes:
         reason = f"too large: {size:,.0f} bytes, {budget.max_bytes:,} are allowed"
     if reason:
-        return Ranked(result.name, False, reason, speed, size, compared.drop)
+        return Ranked(result.name, False, reason, speed, size, compared.drop, steady)
     told = f"{speed:.2f}x as fast as the model as given" if speed else "not timed"
-    return Ranked(result.name, True, f"{told}, {size:,.0f} bytes", speed, size, compared.drop)
+    told += f", {steady:.2f}x as fast as the float file" if steady else ""
+    return Ranked(result.name, True, f"{told}, {size:,.0f} bytes", speed, size, compared.drop, steady)
 
 
 def ruined(compared: Comparison, budget: Budget) -> str | None:
@@ -123,14 +131,16 @@ def _standard_error(compared: Comparison) -> float:
 
 def pareto(results: Sequence[Result]) -> list[str]:
     """Return the names of the candidates that no other beats in speed, size and quality at once."""
+    sound = [result for result in results if result.failure is None]
+    against = "float" if all(speedup_of(item, "float") for item in sound if speedup_of(item)) else "original"
     points = {
         result.name: (
-            speedup_of(result) or 0.0,
+            speedup_of(result, against) or 0.0,
             -(value_of(result.measurements, "size_bytes") or math.inf),
             -result.comparison.drop,
         )
-        for result in results
-        if result.failure is None and result.comparison is not None
+        for result in sound
+        if result.comparison is not None
     }
     return [
         name

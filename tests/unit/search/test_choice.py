@@ -1,6 +1,7 @@
 """Which candidate is chosen: rejections with their reasons, then speed, size, drop."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -138,6 +139,27 @@ def test_speed_is_the_geometric_mean_over_batch_sizes():
     (ranked,) = rank([uneven], Budget())
     assert ranked.reason == "4.00x as fast as the model as given, 1,000 bytes"
     assert speedup_of(uneven, "float") is None
+
+
+def against_float(one, speed):
+    """The same result, raced against the float file too."""
+    own = Measurement("speedup", speed, "x", "max", 20, None, {"batch_size": 1, "against": "float"})
+    return replace(one, measurements=(*one.measurements, own))
+
+
+def test_the_float_file_is_the_steadier_ruler():
+    """Eager PyTorch took twice as long in the race of the one that is no faster."""
+    slower = against_float(result("slower", 8.0), 1.0)
+    faster = against_float(result("faster", 4.0), 1.5)
+    found = rank([slower, faster], Budget())
+    assert [item.name for item in found] == ["faster", "slower"]
+    assert found[0].reason == "4.00x as fast as the model as given, 1.50x as fast as the float file, 1,000 bytes"
+    assert pareto([slower, faster]) == ["faster"]
+
+
+def test_without_a_race_against_the_float_file_the_model_as_given_is_the_ruler():
+    found = rank([against_float(result("one", 2.0), 9.0), result("other", 3.0)], Budget())
+    assert [item.name for item in found] == ["other", "one"]
 
 
 def test_a_candidate_without_timings_is_ranked_after_those_with():
