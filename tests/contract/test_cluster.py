@@ -17,6 +17,7 @@ from whet.passes.cluster import math
 from whet.passes.cluster import onnx as places
 from whet.passes.cluster.math import Codebook
 from whet.passes.cluster.spec import Cluster
+from whet.passes.distill.spec import Distill
 from whet.passes.export.spec import ExportOnnx
 from whet.passes.graph.spec import OptimizeGraph
 from whet.passes.prune.spec import MagnitudePrune
@@ -314,3 +315,29 @@ def test_half_precision_keeps_its_type():
     after = arrays(graphs.apply(Cluster(clusters=4), model).model)
     assert after["fc.weight"].dtype == np.float16
     assert values(after["fc.weight"]) == 4
+
+
+# --- with other passes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.6])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_clusters_are_kept_through_training_and_export(granularity, sparsity):
+    """Pruned or not, then clustered, then recovered: on the exported graph, zeros are zeros and values are few."""
+    model = graphs.opened("tiny")
+    if sparsity:
+        model = graphs.apply(MagnitudePrune(sparsity=sparsity), model).model
+    clustered = graphs.apply(Cluster(clusters=4, granularity=granularity), model).model
+    data = Splits({Part.TRAIN: ArraySamples({"x": graphs.floats(120, 1, 8, 8, seed=2)})})
+    request = Distill(epochs=1, learning_rate=3e-3, batch_size=32)
+    recovered = graphs.apply(request, clustered, data=data, original=lambda: graphs.opened("tiny")).model
+    exported = graphs.apply(ExportOnnx(), recovered).model
+    trained, shipped = (adapter_for(each.format).matrices(each) for each in (recovered, exported))
+    assert len(shipped) == 3
+    for name, before in adapter_for(Format.TORCH).matrices(clustered).items():
+        after = trained[name]
+        assert math.distinct(after, 0, 0 if granularity == "tensor" else after[0].size) <= 4
+        assert math.distinct(shipped[name], 0, after[0].size) <= 4  # a folded BatchNorm scales each channel
+        assert not np.array_equal(after, before)  # the values were trained
+        if sparsity:
+            np.testing.assert_array_equal(shipped[name] == 0, before == 0)
