@@ -30,7 +30,8 @@ def report(outcome: Outcome, figures: Sequence[Path]) -> str:
     lines += ["", "## What the runtime gave and what the compression gave", "", *_gains(outcome)]
     lines += ["", "## What each step cost", "", *_steps(outcome)]
     if outcome.proof is not None:
-        lines += ["", f"## {outcome.proof.chosen} on test", "", *_proof(outcome), *sections(outcome)]
+        lines += ["", f"## {outcome.proof.chosen} on test", "", *_proof(outcome)]
+    lines += sections(outcome)
     lines += ["", "## Figures", ""]
     lines += [f"![{path.stem}](figures/{path.name})" for path in figures]
     lines += ["", "## What we learned", "", *(f"- {sentence}" for sentence in sentences(outcome))]

@@ -143,3 +143,15 @@ def test_flipped_samples_and_corrupted_inputs_are_drawn(make, tmp_path, kind):
             assert image.width > 300
             assert image.height > 200
             assert len(np.unique(np.asarray(image.convert("L")))) > 20
+
+
+def test_what_each_recipe_of_a_run_flipped_is_shown_under_its_name(make):
+    outcome = make(kind="run")
+    first, *others = outcome.results
+    text = report(replace(outcome, results=(replace(first, flips=flipped()), *others)), [])
+    assert f"## Samples that flipped with `{first.name}`" in text
+    assert (
+        f"On 35 of 1,000 test samples `{first.name}` decides otherwise than the model as given: 20 became" in text
+    )
+    assert f"[flips/{first.name}/](flips/{first.name}/flips.json)" in text
+    assert "| as given | after |" in text
