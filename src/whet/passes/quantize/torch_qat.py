@@ -38,7 +38,8 @@ def qat(request: Qat, model: Model, context: PassContext) -> Outcome:
     try:
         fake.watch(_samples(model, context))
         constraints = constraints_of(module, model.traits)
-        bits, skipped = _laid(request, module, list(fake.products), constraints)
+        most = 8 if context.machine.can("exact-u8s8") else 7  # sums of products of all eight would saturate
+        bits, skipped = _laid(request, module, (list(fake.products), most), constraints)
         if not bits:
             return Outcome(model, (), skipped)
         trained = recover(
@@ -71,9 +72,17 @@ def _samples(model: Model, context: PassContext) -> dict[str, Tensor]:
 
 
 def _laid(
-    request: Qat, module: nn.Module, products: list[str], constraints: Constraints
+    request: Qat, module: nn.Module, seen: tuple[list[str], int], constraints: Constraints
 ) -> tuple[dict[str, int], tuple[Skipped, ...]]:
-    """Lay grids over the weights of products; return the bits of each, and which layers have none and why."""
+    """Lay grids over the weights of products; return the bits of each, and which layers have none and why.
+
+    Args:
+        request: How many bits, and what is excluded.
+        module: Whose weights these are.
+        seen: Names of the weights of products in order, and the most bits that this processor multiplies.
+        constraints: What has to be kept besides; grids come last.
+    """
+    products, most = seen
     bits: dict[str, int] = {}
     skipped = []
     edges = {products[0], products[-1]} if products else set()
@@ -81,7 +90,7 @@ def _laid(
         reason = excluded(layer.name, layer.kind, request.exclude, request.exclude_types)
         for name in layer.weights:
             if reason is None and name in products:
-                bits[name] = request.edge_bits if name in edges else request.weight_bits
+                bits[name] = min(most, request.edge_bits if name in edges else request.weight_bits)
                 constraints.quantize(module, name, bits[name])
         if layer.weights and not bits.keys() & set(layer.weights):
             told = _NO_INTEGERS.get(layer.kind, f"its weight is not seen as that of a product ({layer.kind})")

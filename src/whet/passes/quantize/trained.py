@@ -49,7 +49,9 @@ class Qat(Pass):
     }
     reads: ClassVar = ("train", "calibrate")
 
-    weight_bits: Annotated[Bits, Meta(description="Bits of a weight.")] = 8
+    weight_bits: Annotated[
+        Bits, Meta(description="Bits of a weight; 7 in place of 8 where this processor would saturate (no VNNI).")
+    ] = 8
     edge_bits: Annotated[
         Bits, Meta(description="Bits of a weight of the first and the last layer, often the most sensitive.")
     ] = 8
