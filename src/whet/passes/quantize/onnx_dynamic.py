@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
+from onnx import ModelProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from whet.errors import PassError, in_one_line
@@ -32,8 +35,28 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
         if (reason := excluded(name, kind, request.exclude, request.exclude_types))
     }
     reduced = request.weight_bits < 8 or onnx_graph.seven_bits(request.reduce_range, context.machine)
-    source = onnx_graph.save(float_proto, context.folder / "float.onnx")
-    target = context.folder / "dynamic.onnx"
+    proto = _quantize(request, float_proto, context.folder, list(barred), reduced)
+    most = onnx_graph.most(request.reduce_range, context.machine)
+    kept = onnx_narrow.narrow(float_proto, proto, request.weight_bits, most)
+    reduced = reduced and max(kept.values(), default=0) <= onnx_graph.SEVEN
+    changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
+    if not changed:
+        return Outcome(model, (), skipped)
+    quantized = model.with_payload(proto, needs=model.needs | onnx_graph.needs(reduced))
+    notes = {
+        "weight_bits": min(request.weight_bits, 7 if reduced else 8),
+        "grids_kept": len(kept),
+        "per_channel": request.per_channel,
+        "weight_sqnr_db_by_type": onnx_graph.weight_sqnr(float_proto, proto),
+    }
+    return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, request.weight_bits)), changed, skipped, notes)
+
+
+def _quantize(
+    request: DynamicInt8, proto: ModelProto, folder: Path, barred: list[str], reduced: bool
+) -> ModelProto:
+    """Run ONNX Runtime's quantizer, which takes files."""
+    source, target = onnx_graph.save(proto, folder / "float.onnx"), folder / "dynamic.onnx"
     try:
         with onnx_graph.quiet():
             quantize_dynamic(
@@ -50,18 +73,4 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
         raise PassError(
             f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {in_one_line(error)}"
         ) from error
-    proto = onnx_graph.finished(onnx.load(str(target)))
-    most = onnx_graph.most(request.reduce_range, context.machine)
-    kept = onnx_narrow.narrow(float_proto, proto, request.weight_bits, most)
-    reduced = reduced and max(kept.values(), default=0) <= onnx_graph.SEVEN
-    changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
-    if not changed:
-        return Outcome(model, (), skipped)
-    quantized = model.with_payload(proto, needs=model.needs | onnx_graph.needs(reduced))
-    notes = {
-        "weight_bits": min(request.weight_bits, 7 if reduced else 8),
-        "grids_kept": len(kept),
-        "per_channel": request.per_channel,
-        "weight_sqnr_db_by_type": onnx_graph.weight_sqnr(float_proto, proto),
-    }
-    return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, request.weight_bits)), changed, skipped, notes)
+    return onnx_graph.finished(onnx.load(str(target)))
