@@ -263,11 +263,11 @@ def test_the_rate_is_found_on_the_model_and_the_search_leaves_no_trace(tmp_path,
     given = damaged(graphs.opened("tiny"))
     recover(given, graphs.opened("tiny"), Recovery(**asked, learning_rate=best), context(tmp_path / "given", x))
     assert same(state(found), state(given))
-    losses = dict(zip(rates.RATES, (math.inf, 0.51, 0.505, 0.5, 0.9), strict=True))
+    losses = dict(zip(rates.RATES, (math.inf, 0.52, 0.509, 0.505, 0.5, 0.9), strict=True))
     monkeypatch.setattr(rates, "_miniature", lambda training, rate, *_: losses[rate])
     again = recover(damaged(graphs.opened("tiny")), graphs.opened("tiny"), Recovery(**asked),
                     context(tmp_path / "again", x))  # fmt: skip
-    assert again.notes["learning_rate"] == 1e-3  # 0.51 is within 2 % of 0.5, and 1e-3 the greatest such
+    assert again.notes["learning_rate"] == 1e-3  # 0.509 is within 2 % of 0.5, and 1e-3 the greatest such
 
 
 def test_the_rate_rises_then_falls_along_half_a_cosine(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from whet.train.training import Training
     from whet.types import Array
 
-RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+RATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 _SHARE, _FEWEST, _MOST = 50, 8, 40  # steps of a miniature: a fiftieth of the run's, 8 to 40
 _JUDGED = 512  # held-out samples
 _CLOSE = 1.02
