@@ -28,8 +28,8 @@ class Recovery:
     whether to stop early. ``select`` and ``test`` are never looked at.
 
     A ``learning_rate`` that is not given is found: each of 1e-2, 3e-3, 1e-3, 3e-4, 1e-4 and 3e-5 trains a miniature
-    of the run from the same start (a fiftieth of its steps, 8 to 40, falling to zero), and the one with the least loss
-    on the held-out samples is taken; of those within 2 % of it, the greatest.
+    of the run from the same start (a fiftieth of its steps, 8 to 40, falling to zero), and the one with the least
+    loss on the held-out samples is taken; of those within 2 % of it, the greatest.
 
     Source: Hinton et al. 2015, "Distilling the knowledge in a neural network" (temperature, alpha); Romero et al.
     2015, "FitNets" (features); Loshchilov and Hutter 2019, "Decoupled weight decay regularization".
