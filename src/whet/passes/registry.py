@@ -21,6 +21,7 @@ _PASSES = {
     "qat": "whet.passes.quantize.trained:Qat",
     "dynamic-int8": "whet.passes.quantize.spec:DynamicInt8",
     "static-int8": "whet.passes.quantize.spec:StaticInt8",
+    "int4-weights": "whet.passes.quantize.spec:Int4Weights",
     "half": "whet.passes.quantize.spec:Half",
     "export-onnx": "whet.passes.export.spec:ExportOnnx",
     "optimize-graph": "whet.passes.graph.spec:OptimizeGraph",

@@ -70,8 +70,13 @@ def named(proto: ModelProto) -> ModelProto:
     return shape_inference.infer_shapes(copy, data_prop=True)
 
 
-def upgraded(proto: ModelProto, least: int) -> ModelProto:
-    """Return a graph in an opset that has what is to be written into it.
+def upgraded(
+    proto: ModelProto,
+    least: int,
+    what: str = "a scale for each channel",
+    cure: str = "set per_channel = false, or export it anew",
+) -> ModelProto:
+    """Return a graph in an opset that has ``what`` is to be written into it.
 
     Raises:
         PassError: It cannot be converted.
@@ -83,8 +88,8 @@ def upgraded(proto: ModelProto, least: int) -> ModelProto:
         return version_converter.convert_version(proto, least)
     except Exception as error:  # the converter raises RuntimeError and kinds of its own
         raise PassError(
-            f"a scale for each channel needs opset {least}; this file is of opset {opset} and cannot be converted "
-            f"({in_one_line(error)}); set per_channel = false, or export it anew"
+            f"{what} needs opset {least}; this file is of opset {opset} and cannot be converted "
+            f"({in_one_line(error)}); {cure}"
         ) from error
 
 
