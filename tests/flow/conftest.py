@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+sys.path.append(str(Path(__file__).parents[1] / "files"))  # graphs.py
+
 QUICK = Path(__file__).parent / "quick"
 GREEDY = """
 name = "greedy"
