@@ -38,13 +38,18 @@ class Recovery:
     epochs: Annotated[
         float, Meta(gt=0, le=10_000, description="Passes over the training samples; 0.5 is half of one.")
     ] = 5.0
-    learning_rate: Annotated[float, Meta(gt=0, le=10)] | None = None
+    learning_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=10)] | None,
+        Meta(description="The greatest of the run; found on the model where none is given."),
+    ] = None
     batch_size: Annotated[int, Meta(ge=1, description="Samples a step, over all devices together.")] = 128
     patience: Annotated[
         int,
         Meta(ge=0, description="Epochs without a better held-out loss before training stops; 0 never stops early."),
     ] = 0
-    minutes: Annotated[float, Meta(ge=0)] | None = None
+    minutes: Annotated[
+        Annotated[float, Meta(ge=0)] | None, Meta(description="Wall time it may take; 0 trains nothing.")
+    ] = None
     alpha: Annotated[
         float,
         Meta(ge=0, le=1, description="Share of the original's outputs in the loss; the labels have the rest."),
