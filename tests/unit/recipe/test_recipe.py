@@ -1,8 +1,8 @@
 """Recipes: read, refused, written back, checked, told apart."""
 
 import tomllib
-from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -103,17 +103,16 @@ def test_a_resolved_recipe_reads_back_as_itself_with_every_setting_spelled_out(l
 
 def changed(step: Pass, name: str):
     """Another value of a setting, of its own type."""
-    choices = {
-        "calibration": "entropy",
-        "activations": "int8",
-        "reduce_range": "on",
-        "scope": "global",
-        "kind": "bfloat16",
-    }
-    value = getattr(step, name)
+    value, kind = getattr(step, name), get_type_hints(type(step))[name]
+    if get_origin(kind) is Literal:
+        return next(choice for choice in get_args(kind) if choice != value)
+    if is_dataclass(value):
+        return replace(value, **{fields(value)[0].name: getattr(value, fields(value)[0].name) / 2})
+    if isinstance(value, bool):
+        return not value
     if isinstance(value, str):
-        return choices[name]
-    return not value if isinstance(value, bool) else (("fc",) if value == () else value / 2)
+        return f"another {value}"
+    return ("fc",) if value == () else value / 2 if value else 1
 
 
 @pytest.mark.parametrize(
