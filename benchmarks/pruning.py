@@ -18,8 +18,10 @@ from whet.machine import this_machine
 from whet.models.adapter import adapter_for
 from whet.passes.base import PassContext
 from whet.passes.export.spec import ExportOnnx
+from whet.passes.graph.spec import CleanGraph, OptimizeGraph
 from whet.passes.prune.spec import MagnitudePrune, PruneChannels
 from whet.passes.quantize.spec import DynamicInt8
+from whet.recipe.cost import latency_ms
 from whet.train.spec import Recovery
 
 
@@ -33,13 +35,13 @@ def requests(epochs):
             "half the MACs, untrained": (replace(half, recovery=Recovery(minutes=0)),),
             "half the MACs": (half,),
             "half the MACs, by random": (replace(half, importance="random", ratios="layer"),),
-            "half the MACs, 2:4 zeros": (half, MagnitudePrune(pattern="2:4", recovery=short)),
+            "half the MACs, 2:4 zeros": (half, MagnitudePrune(pattern="2:4", schedule="constant", recovery=short)),
         },
         "fashion_lstm": {
             "float": (),
             "dynamic INT8": (DynamicInt8(),),
             "hidden units, 45 % of MACs": (replace(half, keep=0.45),),
-            "the same, dynamic INT8": (replace(half, keep=0.45), DynamicInt8()),
+            "hidden units, then dynamic INT8": (replace(half, keep=0.45), DynamicInt8()),
         },
         "resnet20": {
             "float": (),
@@ -49,15 +51,18 @@ def requests(epochs):
 
 
 def make(model, splits, steps, folder):
-    """Apply passes to a model, export it before what runs on graphs alone, and return it with all notes."""
-    notes = {}
-    exports = (*[step for step in steps if not isinstance(step, DynamicInt8)], ExportOnnx())
-    state = model
-    for step in (*exports, *[step for step in steps if isinstance(step, DynamicInt8)]):
-        place = folder / step.name
+    """Apply passes to a model, as a recipe does: export and folding stand before what quantizes; return all notes."""
+    state, notes = model, {}
+    before = [step for step in steps if not isinstance(step, DynamicInt8)]
+    after = [step for step in steps if isinstance(step, DynamicInt8)]
+    for number, step in enumerate(
+        (*before, ExportOnnx(), OptimizeGraph(), *after, CleanGraph(allow_unchanged=True))
+    ):
+        place = folder / "-".join(each.name for each in before[: number + 1]) / step.name
         place.mkdir(parents=True, exist_ok=True)
-        machine = replace(this_machine(), cores=1)
-        context = PassContext(place, data=splits, machine=machine, original=lambda: model)
+        context = PassContext(
+            place, data=splits, machine=replace(this_machine(), cores=1), cost=latency_ms, original=lambda: model
+        )
         outcome = step.apply(state, context)
         state, notes = outcome.model, {**notes, step.name: outcome.notes}
     return state, notes
@@ -74,6 +79,14 @@ def told(notes):
     return f"{found['now'] / found['before']:.3f} of the {found['target']}{spent}, {' '.join(widths)}"
 
 
+def race(first, second, what, size):
+    """Print how many times as fast the second file is as the first, on one thread, in turns."""
+    standing = whet.bench(first, second, batch_sizes=(size,), threads=1)[1]
+    speed = next(item for item in standing.measurements if item.metric == "speedup")
+    limits = f"{speed.interval.low:.2f} to {speed.interval.high:.2f}"
+    print(f"   batch {size}: {what}: {speed.value:.2f}x ({limits}) {speed.conditions.get('noise', '')}", flush=True)
+
+
 def show(name, epochs, out):
     """Print accuracy on all test samples and the speed of each file, raced in turns."""
     weights, images, preprocess = clustering.CASES[name]
@@ -86,7 +99,7 @@ def show(name, epochs, out):
     for what, steps in requests(epochs)[name].items():
         start = time.perf_counter()
         folder = out / name / what.replace(" ", "-").replace("%", "").replace(":", "").replace(",", "")
-        made, notes = make(model, splits, steps, folder)
+        made, notes = make(model, splits, steps, out / name)  # steps that were trained are not trained again
         file = adapter_for(made.format).save(made, folder / "model")
         files.append(file)
         right = clustering.answers(made, splits) == labels
@@ -100,8 +113,10 @@ def show(name, epochs, out):
             flush=True,
         )
     for size in (1, 32):
-        print(f"batch {size}, one thread:")
-        print(whet.bench(*files, batch_sizes=(size,), threads=1), flush=True)
+        for at in range(1, len(files)):
+            race(files[0], files[at], list(requests(epochs)[name])[at], size)
+        if "dynamic INT8" in requests(epochs)[name]:
+            race(files[1], files[2], "hidden units against dynamic INT8", size)
 
 
 def main():

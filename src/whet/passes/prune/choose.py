@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import gcd
 
 Price = Callable[[int, int, int], float]
@@ -80,3 +81,10 @@ def least_that_reach(
         if found <= goal:
             best, paid = fuller, found
     return Choice(best, paid, reached=True)
+
+
+def on_line(points: Sequence[tuple[float, float]], at: float) -> float:
+    """Read a line through points; beyond the last it goes on as between the last two."""
+    ends = next((pair for pair in pairwise(points) if at <= pair[1][0]), (points[-2], points[-1]))
+    (x0, y0), (x1, y1) = ends
+    return y0 + (y1 - y0) * (at - x0) / (x1 - x0)

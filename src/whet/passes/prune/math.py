@@ -36,6 +36,25 @@ def zero_least(array: Array, count: int) -> Array:
     return out
 
 
+def prune_shares(weights: Mapping[str, Array], shares: Mapping[str, float]) -> dict[str, Array]:
+    """Zero in every array its own share of the elements, those of least magnitude."""
+    return {name: zero_least(array, round(shares[name] * array.size)) for name, array in weights.items()}
+
+
+def prune_pattern(array: Array, axis: int, kept: int, of: int) -> Array:
+    """Keep the ``kept`` greatest of every ``of`` neighbours along an axis, whose length is a multiple of ``of``."""
+    rows = np.moveaxis(array, axis, -1)
+    groups = rows.reshape(*rows.shape[:-1], -1, of)
+    ranks = np.argsort(np.argsort(np.abs(groups), axis=-1, kind="stable"), axis=-1, kind="stable")
+    return np.moveaxis(np.where(ranks >= of - kept, groups, 0).reshape(rows.shape), -1, axis).astype(array.dtype)
+
+
+def polynomial(step: int, begin: int, end: int, initial: float, final: float) -> float:
+    """Return the sparsity of a step: from ``initial`` to ``final``, fast at first, as a cubic that ends flat."""
+    done = min(max((step - begin) / max(end - begin, 1), 0.0), 1.0)
+    return final + (initial - final) * (1 - done) ** 3
+
+
 def sqnr_by_kind(
     before: Mapping[str, Array], after: Mapping[str, Array], kinds: Mapping[str, str]
 ) -> dict[str, float]:

@@ -12,16 +12,26 @@ from whet.passes.base import Exclude, ExcludeTypes, Pass
 from whet.train.spec import Recovery
 from whet.types import Format, TraitKind
 
+_TRAINED = {Format.TORCH: "whet.passes.prune.torch_schedule:magnitude_prune"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MagnitudePrune(Pass):
-    """Set the weights of least magnitude to zero (unstructured, L1).
+    """Set the weights of least magnitude to zero (unstructured, L1), at once or along a schedule of training.
 
     Matrices and kernels are pruned; biases, norms and embeddings are left alone. It keeps shapes, and the file's
-    length on disk: zeros shrink a model only where it is deflated. **It makes no CPU runtime here faster**: dense
-    kernels multiply zeros too. Without recovery 40 % costs a small network many points.
+    length on disk: zeros shrink a model only where it is deflated or packed. **It makes no CPU runtime here
+    faster**: dense kernels multiply zeros too, and 2:4, which some GPUs skip, is as slow as any other. Without
+    recovery 40 % costs a small network many points.
 
-    Source: Han et al. 2015, "Learning both weights and connections for efficient neural networks".
+    With a ``schedule`` (torch alone) the model is trained towards the original's outputs as ``recovery`` says,
+    while every ``frequency`` steps from ``begin_step`` to ``end_step`` the least weights of then are chosen anew:
+    as many as in the end (``constant``), or from ``initial_sparsity`` on ever more (``polynomial``). After the last
+    choice zeros stay. The names are those of TensorFlow Model Optimization.
+
+    Source: Han et al. 2015, "Learning both weights and connections for efficient neural networks"; Zhu and Gupta
+    2017, "To prune, or not to prune" (polynomial); Mishra et al. 2021, "Accelerating sparse deep neural networks"
+    (2:4).
     """
 
     name: ClassVar[str] = "magnitude-prune"
@@ -32,11 +42,77 @@ class MagnitudePrune(Pass):
 
     sparsity: Annotated[float, Meta(gt=0, lt=1, description="Share of weights that become zero.")] = 0.5
     scope: Annotated[
-        Literal["layer", "global"],
-        Meta(description="layer: the same share of every layer; global: the least weights of the whole model."),
+        Literal["layer", "global", "sensitivity"],
+        Meta(
+            description="layer: the same share of every layer; global: the least weights of the whole model; "
+            "sensitivity: more of the layers without whose weights the outputs change least."
+        ),
     ] = "layer"
+    pattern: Annotated[
+        str,
+        Meta(
+            pattern=r"^([1-9]\d*:[1-9]\d*)?$",
+            description="2:4: of every 4 neighbours along the input axis 2 are kept; sparsity says nothing.",
+        ),
+    ] = ""
+    schedule: Annotated[
+        Literal["none", "constant", "polynomial"],
+        Meta(description="none: pruned at once, and not trained; the others train as recovery says."),
+    ] = "none"
+    initial_sparsity: Annotated[float, Meta(ge=0, lt=1, description="That a polynomial schedule begins with.")] = (
+        0.0
+    )
+    begin_step: Annotated[int, Meta(ge=0, description="Of training, at which weights become zero first.")] = 0
+    end_step: Annotated[
+        int, Meta(ge=-1, description="After which zeros stay; -1: after three quarters of the training.")
+    ] = -1
+    frequency: Annotated[int, Meta(ge=1, description="Steps between two choices of zeros.")] = 100
+    recovery: Recovery = field(default_factory=Recovery)
     exclude: Exclude = ()
     exclude_types: ExcludeTypes = ()
+
+    def __post_init__(self) -> None:
+        """A schedule is training, which reads data and has a realisation of its own."""
+        if self.schedule != "none":
+            object.__setattr__(self, "realised_by", _TRAINED)
+            object.__setattr__(self, "extra", "train")
+        if self.schedule != "none" or self.scope == "sensitivity":
+            object.__setattr__(self, "reads", ("train", "calibrate"))
+
+    @property
+    def kept(self) -> tuple[int, int] | None:
+        """How many are kept of how many neighbours, where there is a pattern."""
+        kept, _, of = self.pattern.partition(":")
+        return (int(kept), int(of)) if of else None
+
+    @property
+    def wanted(self) -> float:
+        """The share of zeros in the end."""
+        return 1 - self.kept[0] / self.kept[1] if self.kept else self.sparsity
+
+    def check(self, source: Format) -> None:
+        """Refuse settings that contradict each other."""
+        if self.kept and self.kept[0] >= self.kept[1]:
+            raise RecipeError(
+                f"magnitude-prune: pattern = {self.pattern!r} keeps all weights; write 2:4 to keep half"
+            )
+        if self.kept and (self.schedule == "polynomial" or self.scope != "layer"):
+            told = "polynomial schedule" if self.schedule == "polynomial" else f"{self.scope} scope"
+            raise RecipeError(
+                f"magnitude-prune: pattern = {self.pattern!r} is the same share everywhere and from the start, "
+                f"which a {told} is not; leave one of them out"
+            )
+        if -1 < self.end_step < self.begin_step:
+            raise RecipeError(
+                f"magnitude-prune: end_step = {self.end_step} lies before begin_step = {self.begin_step}; "
+                f"begin earlier"
+            )
+        if source is Format.ONNX and self.schedule != "none":
+            raise RecipeError(
+                "magnitude-prune: a schedule is training, which an ONNX graph cannot be given; put the step before "
+                "export-onnx, or leave the schedule out"
+            )
+        super().check(source)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from whet.models.model import Model
 from whet.models.torch import counting, edits
 from whet.models.torch.adapter import TorchAdapter, TorchPayload, tensors
 from whet.passes.base import Outcome, PassContext, excluded
-from whet.passes.prune.choose import Choice, ladder, least_that_reach, order
+from whet.passes.prune.choose import Choice, ladder, least_that_reach, on_line, order
 from whet.passes.prune.spec import PruneChannels
 from whet.passes.prune.torch_groups import depthwise
 from whet.passes.prune.torch_importance import SHARES, Batches, scores, sensitivities
@@ -147,15 +146,8 @@ class _Thinning:
         """Price: what the outputs lose, for the MACs saved; between the shares that were measured, a line."""
         total = len(self.families[at])
         points = [(0.0, 0.0), *zip(SHARES, self.losses[at], strict=True)]
-        now, then = (_on_line(points, 1 - count / total) for count in (have, keep))
+        now, then = (on_line(points, 1 - count / total) for count in (have, keep))
         return max(then - now, 0.0) / (self.gains[at] * (have - keep))
-
-
-def _on_line(points: Sequence[tuple[float, float]], at: float) -> float:
-    """Read a line through points; beyond the last it goes on as between the last two."""
-    ends = next((pair for pair in pairwise(points) if at <= pair[1][0]), (points[-2], points[-1]))
-    (x0, y0), (x1, y1) = ends
-    return y0 + (y1 - y0) * (at - x0) / (x1 - x0)
 
 
 def _cost(request: PruneChannels, context: PassContext) -> Callable[[Model], float]:
