@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 _ALL = 8  # bits that an integer has
 
 
-def narrow(before: ModelProto, after: ModelProto, bits: int, most: int) -> dict[str, int]:
+def narrow(
+    before: ModelProto, after: ModelProto, bits: int, most: int, spared: Collection[str] = ()
+) -> dict[str, int]:
     """Round every quantized weight anew to ``bits`` bits, symmetric, in place.
 
     A weight that lies on a grid already, as training left it, keeps its integers whatever the bits. Of others the
@@ -28,6 +30,7 @@ def narrow(before: ModelProto, after: ModelProto, bits: int, most: int) -> dict[
         after: The same, quantized; integers, scale and zero point are named after the weight.
         bits: 2 to 8.
         most: The greatest magnitude that this processor may multiply: 127, or 63 where sums would saturate.
+        spared: Nodes whose weights keep the bits they have.
 
     Returns:
         The greatest magnitude of integers of each weight that was on a grid.
@@ -46,10 +49,11 @@ def narrow(before: ModelProto, after: ModelProto, bits: int, most: int) -> dict[
             found = math.on_grid(weight.whole, weight.axis, most)
             if found is not None:
                 kept[name] = int(np.abs(found[0]).max(initial=0))
-            elif bits < _ALL:
+            elif bits < _ALL and node.name not in spared:
                 found = math.narrowed(weight.whole, weight.axis, bits)
             if found is not None:
-                _rescale_biases(after, quantized, name, weight.write(*found))
+                weight.write(*found)
+                _rescale_biases(after, quantized, name)
     return kept
 
 
@@ -68,8 +72,8 @@ class _Weight:
         self.whole = (weight.swapaxes(-1, -2) if turned else weight).astype(np.float32)
         self.axis = axis if self.scale.size > 1 else None
 
-    def write(self, integers: Array, found: Array) -> Array:
-        """Write integers, scales and zero points; return new scales over old, of the old ones' shape."""
+    def write(self, integers: Array, found: Array) -> None:
+        """Write integers, scales and zero points."""
         middle = 128 if self.zero.dtype == np.uint8 else 0
         replaced = (
             (integers.astype(np.int16) + middle).astype(self.values.dtype),
@@ -78,21 +82,21 @@ class _Weight:
         )
         for part, array in zip(self.parts, replaced, strict=True):
             part.CopyFrom(numpy_helper.from_array(array, part.name))
-        return np.asarray(replaced[1] / self.scale)
 
 
-def _rescale_biases(after: ModelProto, quantized: Mapping[str, TensorProto], name: str, ratio: Array) -> None:
-    """Bring the INT32 bias of each layer that reads a weight into the units of the weight's new scale."""
+def _rescale_biases(after: ModelProto, quantized: Mapping[str, TensorProto], name: str) -> None:
+    """Bring the INT32 bias of each layer that reads a weight into its units: the input's scale times the weight's."""
     makers = {made: node for node in after.graph.node for made in node.output}
     readers = [node for node in after.graph.node if _weight_of(node, makers) == f"{name}_quantized"]
     done: set[str] = set()
     for node in readers:
-        bias = makers.get(node.input[2]) if len(node.input) > 2 else None
+        shown, bias = makers[node.input[0]], makers.get(node.input[2]) if len(node.input) > 2 else None
         if bias is None or bias.op_type != "DequantizeLinear" or bias.input[0] in done:
             continue
         integers, scale = (quantized[part] for part in bias.input[:2])
         old = numpy_helper.to_array(scale)
-        new = (old * ratio.reshape(-1)).astype(old.dtype).reshape(old.shape)
+        units = [numpy_helper.to_array(quantized[part]) for part in (shown.input[1], f"{name}_scale")]
+        new = (units[0] * units[1].reshape(-1)).astype(old.dtype).reshape(old.shape)
         floats = numpy_helper.to_array(integers).astype(np.float64) * old
         again = np.clip(np.rint(floats / new), -(2**31), 2**31 - 1).astype(np.int32)
         integers.CopyFrom(numpy_helper.from_array(again, integers.name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,18 +16,17 @@ from whet.data.data import Part
 from whet.errors import PassError, RecipeError, in_one_line
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext, excluded
-from whet.passes.quantize import onnx_calibrate, onnx_graph, onnx_narrow
+from whet.passes.quantize import onnx_calibrate, onnx_graph, onnx_mixed, onnx_narrow
 from whet.passes.quantize.spec import StaticInt8
 from whet.progress import Event
 from whet.types import Range, Signature, Trait, TraitKind
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from whet.types import Batch
 
 _SAMPLES = 512  # at most, where the recipe names no number
 _BATCH = 16
+_ALL = 8  # bits of an integer
 _PER_CHANNEL = 13  # the opset from which on a DequantizeLinear has an axis
 _WHY = {
     "LSTM": "ONNX Runtime has no static INT8 LSTM; dynamic-int8 quantizes it",
@@ -49,31 +48,58 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
     if not ranges:
         samples = _sample_count(request, context)
         ranges = _calibrate(request, float_proto, model.signature, context, samples)
-    reduced = request.weight_bits < 8 or onnx_graph.seven_bits(request.reduce_range, context.machine)
-    unsigned = request.activations == "uint8" or (request.activations == "auto" and _x86())
-    proto = _quantize(
-        request,
-        float_proto,
-        ranges,
-        context.folder,
-        {"barred": list(barred), "reduced": reduced, "unsigned": unsigned},
+    quantizer = _Quantizer(request, float_proto, ranges, context)
+    mixed = _mixed(quantizer, model.with_payload(float_proto), barred, context)
+    lower = "in 7 bits" if request.weight_bits < _ALL else "in float"
+    given = {node: f"given back, {lower}: alone it errs by {mixed.sensitivity[node]:.2g}" for node in mixed.given}
+    proto, kept = quantizer(barred, mixed.given)
+    reduced = quantizer.reduced and max(kept.values(), default=0) <= onnx_graph.SEVEN
+    changed, skipped = onnx_graph.account(
+        layers, onnx_graph.left_in_float(float_proto, proto), {**given, **barred}, _WHY
     )
-    most = onnx_graph.most(request.reduce_range, context.machine)
-    kept = onnx_narrow.narrow(float_proto, proto, request.weight_bits, most)
-    reduced = reduced and max(kept.values(), default=0) <= onnx_graph.SEVEN
-    changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
     if not changed:
         return Outcome(model, (), skipped)
     # Signed activations too: ONNX Runtime makes unsigned ones of them on x86, and sums the same way.
     quantized = model.with_payload(proto, ranges={}, needs=model.needs | onnx_graph.needs(reduced))
     notes = {
         "calibration_samples": samples,
-        "activations": "uint8" if unsigned else "int8",
+        "activations": "uint8" if quantizer.unsigned else "int8",
         "weight_bits": min(request.weight_bits, 7 if reduced else 8),
         "grids_kept": len(kept),
         "weight_sqnr_db_by_type": onnx_graph.weight_sqnr(float_proto, proto),
+        **_told(request, mixed, layers),
     }
     return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, request.weight_bits)), changed, skipped, notes)
+
+
+def _mixed(
+    quantizer: _Quantizer, model: Model, barred: Mapping[str, str], context: PassContext
+) -> onnx_mixed.Mixed:
+    """Choose the layers to give back, where a limit of the error is asked for."""
+    most = quantizer.request.max_error
+    if most is None:
+        return onnx_mixed.Mixed()
+    if context.data is None:
+        raise RecipeError("max_error is measured on calibration samples, and no data was given; give --data")
+    nodes = [node for node in quantizer.layers if node not in barred]
+    return onnx_mixed.choose(model, lambda given: quantizer(barred, given)[0], nodes, most, context)
+
+
+def _told(request: StaticInt8, mixed: onnx_mixed.Mixed, layers: Mapping[str, tuple[str, str]]) -> dict[str, object]:
+    """Return what was found of the layers' sensitivity, for the report."""
+    if request.max_error is None:
+        return {}
+    told: dict[str, object] = {
+        "output_error": mixed.error,
+        "given_back": [layers[node][0] for node in mixed.given],
+        "sensitivity": {layers[node][0]: error for node, error in mixed.sensitivity.items()},
+    }
+    if mixed.error > request.max_error:
+        told["max_error"] = (
+            f"not reached: with every layer given back outputs err by {mixed.error:.2g}; what lies between them is "
+            f"in 8 bits still"
+        )
+    return told
 
 
 def _barred(request: StaticInt8, layers: Mapping[str, tuple[str, str]]) -> dict[str, str]:
@@ -119,34 +145,59 @@ def _calibrate(
     return onnx_calibrate.ranges(proto, batches, request.calibration, request.percentile, context.folder)
 
 
-def _quantize(
-    request: StaticInt8, proto: ModelProto, ranges: Mapping[str, Range], folder: Path, choice: Mapping[str, object]
-) -> ModelProto:
-    """Run ONNX Runtime's quantizer on ranges of ours, which it reads from a file."""
-    as_float = {name: (np.float32(seen.low), np.float32(seen.high)) for name, seen in ranges.items()}
-    cache, target = folder / "ranges.json", folder / "static.onnx"
-    save_tensors_data(TensorsData(CalibrationMethod.MinMax, as_float), cache)
-    try:
-        with onnx_graph.quiet():
-            quantize_static(
-                onnx_graph.save(proto, folder / "float.onnx"),
-                target,
-                None,
-                quant_format=QuantFormat.QDQ,
-                calibration_cache_path=cache,
-                calibrate_method=CalibrationMethod.MinMax,
-                activation_type=QuantType.QUInt8 if choice["unsigned"] else QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=request.per_channel,
-                reduce_range=choice["reduced"],
-                nodes_to_exclude=choice["barred"],
-                extra_options={"ActivationSymmetric": not choice["unsigned"]},
-            )
-    except Exception as error:  # ONNX Runtime's quantizer raises bare Exception
-        raise PassError(
-            f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {in_one_line(error)}"
-        ) from error
-    return onnx_graph.finished(onnx.load(str(target)))
+class _Quantizer:
+    """Runs ONNX Runtime's quantizer on ranges of ours, which it reads from a file; weights are then written anew.
+
+    Attributes:
+        layers: Name and type by node.
+        reduced: Whether weights have 7 bits, or fewer.
+        unsigned: Whether activations are unsigned.
+    """
+
+    def __init__(
+        self, request: StaticInt8, proto: ModelProto, ranges: Mapping[str, Range], context: PassContext
+    ) -> None:
+        self.request, self.proto, self.folder = request, proto, context.folder
+        self.layers = onnx_graph.layers_of(proto)
+        self.most = onnx_graph.most(request.reduce_range, context.machine)
+        self.reduced = request.weight_bits < _ALL or onnx_graph.seven_bits(request.reduce_range, context.machine)
+        self.unsigned = request.activations == "uint8" or (request.activations == "auto" and _x86())
+        as_float = {name: (np.float32(seen.low), np.float32(seen.high)) for name, seen in ranges.items()}
+        save_tensors_data(TensorsData(CalibrationMethod.MinMax, as_float), self.folder / "ranges.json")
+
+    def __call__(self, barred: Iterable[str], given: Sequence[str] = ()) -> tuple[ModelProto, dict[str, int]]:
+        """Quantize, but for what is barred; what is given back stays float, or has all bits where others have few.
+
+        Returns:
+            The graph, and the greatest integer of each weight that lay on a grid.
+        """
+        few = self.request.weight_bits < _ALL
+        try:
+            with onnx_graph.quiet():
+                self._run([*barred, *(() if few else given)])
+        except Exception as error:  # ONNX Runtime's quantizer raises bare Exception
+            raise PassError(
+                f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {in_one_line(error)}"
+            ) from error
+        after = onnx_graph.finished(onnx.load(str(self.folder / "static.onnx")))
+        spared = set(given) if few else set()
+        return after, onnx_narrow.narrow(self.proto, after, self.request.weight_bits, self.most, spared)
+
+    def _run(self, floats: list[str]) -> None:
+        quantize_static(
+            onnx_graph.save(self.proto, self.folder / "float.onnx"),
+            self.folder / "static.onnx",
+            None,
+            quant_format=QuantFormat.QDQ,
+            calibration_cache_path=self.folder / "ranges.json",
+            calibrate_method=CalibrationMethod.MinMax,
+            activation_type=QuantType.QUInt8 if self.unsigned else QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=self.request.per_channel,
+            reduce_range=self.reduced,
+            nodes_to_exclude=floats,
+            extra_options={"ActivationSymmetric": not self.unsigned},
+        )
 
 
 def _x86() -> bool:

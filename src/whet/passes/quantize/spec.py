@@ -83,8 +83,13 @@ class StaticInt8(Pass):
     Done in ONNX and not in torch: torch's static INT8 modules have no ONNX form, run in torch alone, and its eager
     quantization is on its way out, while ONNX Runtime fuses QDQ into integer kernels. Unsigned activations are the
     fast form on x86; full-range weights need VNNI. A range taken as the extremes (``minmax``) suits ReLU networks;
-    ``percentile`` and ``entropy`` give up outliers. It ruins some networks (small depthwise ones, transformers
-    with outliers): look at the verdict.
+    ``percentile`` and ``entropy`` give up outliers. Weights that ``qat`` trained keep the integers that they were
+    trained for, whatever ``weight_bits`` says. It ruins some networks (small depthwise ones, transformers with
+    outliers): look at the verdict, and train with ``qat``.
+
+    With ``max_error`` precision is mixed: every layer is quantized alone, and the most sensitive are given back (to
+    float; to 7 bits where ``weight_bits`` are fewer) until the outputs of calibration samples err by no more than
+    that, as squared error over variance: 0.01 is 20 dB. What is given back costs speed, or bytes.
 
     Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
     inference"; entropy after Migacz 2017, "8-bit inference with TensorRT".
@@ -121,6 +126,7 @@ class StaticInt8(Pass):
             "convolution of few channels is slow in INT8."
         ),
     ] = False
+    max_error: Annotated[float, Meta(gt=0)] | None = None
     exclude: Exclude = ()
     exclude_types: ExcludeTypes = ()
 

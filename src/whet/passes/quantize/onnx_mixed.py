@@ -1,0 +1,101 @@
+"""Mixed precision: which layers to give back to a higher one, by what each does to the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import ModelProto
+
+from whet.data.data import Part
+from whet.models.model import Model
+from whet.models.onnx.adapter import OnnxAdapter
+from whet.passes.base import PassContext
+from whet.progress import Event
+
+if TYPE_CHECKING:
+    from whet.types import Array
+
+_JUDGED = 64  # samples
+_LOT = 16
+
+Make = Callable[[Sequence[str]], ModelProto]
+"""Quantizes a graph, but for the nodes that are given back."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was found.
+
+    Attributes:
+        given: Nodes to give back, the most sensitive first.
+        error: Of the outputs with these given back: squared error over variance.
+        sensitivity: The same by node, with that node alone as low as was asked for.
+    """
+
+    given: tuple[str, ...] = ()
+    error: float = 0.0
+    sensitivity: dict[str, float] = field(default_factory=dict)
+
+
+def choose(model: Model, make: Make, nodes: Sequence[str], most: float, context: PassContext) -> Mixed:
+    """Give back as few layers as the outputs need to err by ``most`` or less.
+
+    Every layer is quantized alone first (the others given back); then, in order of the errors that were seen, the
+    worst are given back until the whole is good enough: it is bisected how many. Where all given back are not
+    enough, all are given back.
+
+    Args:
+        model: The float graph.
+        make: Quantizes it.
+        nodes: Those that may be given back.
+        most: Squared error of the outputs over their variance.
+        context: Its calibration samples are run, 64 of them.
+    """
+    judge = _Judge(model, context)
+    plain = judge.error(make(()))
+    if plain <= most:
+        return Mixed((), plain)
+    sensitivity = {}
+    for at, node in enumerate(nodes):
+        context.on_event(Event("measure sensitivity", at, len(nodes)))
+        sensitivity[node] = judge.error(make([other for other in nodes if other != node]))
+    order = sorted(nodes, key=lambda node: -sensitivity[node])
+    errors = {0: plain}
+    low, high = 0, len(order)  # low are too few
+    while high - low > 1:
+        middle = (low + high) // 2
+        errors[middle] = judge.error(make(order[:middle]))
+        low, high = (low, middle) if errors[middle] <= most else (middle, high)
+    found = errors[high] if high in errors else judge.error(make(order[:high]))
+    return Mixed(tuple(order[:high]), found, dict(sorted(sensitivity.items(), key=lambda item: -item[1])))
+
+
+class _Judge:
+    """Runs a graph on calibration samples, and says how far its outputs are from the float graph's."""
+
+    def __init__(self, model: Model, context: PassContext) -> None:
+        assert model.signature is not None
+        assert context.data is not None
+        self.model, signature = model, model.signature
+        size = signature.batch or _LOT
+        lots = context.data.batches(Part.CALIBRATE, size, limit=min(_JUDGED, context.data.size(Part.CALIBRATE)))
+        bound = (signature.bind(lot) for lot in lots)
+        self.batches = [lot if signature.batch is None else signature.fill(lot, size) for lot in bound]
+        self.wanted = self._outputs(model)
+
+    def error(self, proto: ModelProto) -> float:
+        """Return the squared error of the outputs over their variance, the mean of all outputs."""
+        shares = []
+        for name, have in self._outputs(self.model.with_payload(proto)).items():
+            want = self.wanted[name]
+            spread = float(((want - want.mean(axis=0)) ** 2).sum()) or 1.0
+            shares.append(float(((have - want) ** 2).sum()) / spread)
+        return float(np.mean(shares))
+
+    def _outputs(self, model: Model) -> dict[str, Array]:
+        parts = [OnnxAdapter().forward(model, batch) for batch in self.batches]
+        floats = [name for name, array in parts[0].items() if array.dtype.kind == "f"]
+        return {name: np.concatenate([part[name].astype(np.float64) for part in parts]) for name in floats}
