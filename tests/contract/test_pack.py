@@ -227,3 +227,18 @@ def test_weights_of_inner_graphs_stay(tmp_path):
     wanted = adapter.forward(both, batch)
     for name, array in adapter.forward(packed, batch).items():
         np.testing.assert_array_equal(array, wanted[name])
+
+
+def test_the_scale_of_a_bias_is_made_of_the_two_it_is_the_product_of(tmp_path):
+    context = calibrated(tmp_path)
+    narrow = StaticInt8(weight_bits=4).apply(graphs.model(wide_net()), context).model
+    outcome = Pack(least_bytes=32).apply(narrow, context)
+    made = [name for name, form in outcome.notes["forms"].items() if form == "a product"]
+    assert sorted(made) == [f"{layer}.bias_quantized_scale" for layer in ("conv1", "conv2", "fc")]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "opened.onnx")
+    proto = outcome.model.payload.SerializeToString()
+    onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "opened.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 2
+    assert "Mul" not in kinds

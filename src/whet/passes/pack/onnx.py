@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from whet.types import Array
 
 _PACKABLE = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
+_FEW = 8  # numbers that a node would take as many bytes as
 _LEAST_OPSET = 13  # ReduceSum and Squeeze aside, everything used here is as it is now from then on
 
 
@@ -45,8 +46,9 @@ def pack(request: Pack, model: Model, context: PassContext) -> Outcome:
             writer.write(tensor.name, numpy_helper.to_array(tensor), form)
     if not forms:
         return Outcome(model, (), tuple(skipped))
-    packed = writer.finish(kept)
-    _check(before, packed, writer, list(forms))
+    products = _write_products(proto, writer, kept)
+    packed = writer.finish([tensor for tensor in kept if tensor.name not in products])
+    _check(before, packed, writer, [*forms, *products])
     weights = sum(_size(tensor) for tensor in before.graph.initializer if tensor.data_type in _PACKABLE)
     stored = before.ByteSize() - packed.ByteSize()
     held = sum(tensor.ByteSize() for tensor in before.graph.initializer if tensor.data_type in _PACKABLE)
@@ -55,10 +57,29 @@ def pack(request: Pack, model: Model, context: PassContext) -> Outcome:
         "bytes_before": before.ByteSize(),
         "bytes_after": packed.ByteSize(),
         "bits_a_weight": bits,
-        "forms": {name: told(form) for name, form in forms.items()},
+        "forms": {name: told(form) for name, form in forms.items()} | dict.fromkeys(products, "a product"),
     }
     result = model.with_payload(packed).with_traits(Trait(TraitKind.PACKED, bits))
     return Outcome(result, tuple(forms), tuple(skipped), notes)
+
+
+def _write_products(proto: ModelProto, writer: _Writer, kept: Sequence[TensorProto]) -> list[str]:
+    """Have the scale of a quantized bias be made of what it is: that of the input times those of the weight."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    stored, made = {tensor.name for tensor in kept}, []
+    for node in proto.graph.node:
+        parts = [makers.get(name) for name in node.input]
+        if node.op_type not in ("Conv", "Gemm") or len(parts) < 3:
+            continue
+        scales = [part.input[1] for part in parts if part is not None and part.op_type == "DequantizeLinear"]
+        if len(scales) < 3 or not arrays.keys() >= set(scales) or scales[2] not in stored or scales[2] in made:
+            continue
+        step, weights, biases = (arrays[name] for name in scales)
+        if biases.size > _FEW and biases.shape == weights.shape and np.array_equal(step * weights, biases):
+            writer.node("Mul", scales[:2], scales[2])
+            made.append(scales[2])
+    return made
 
 
 def told(form: math.Form) -> str:
@@ -246,7 +267,9 @@ class _Writer:
         outputs = [
             helper.make_tensor_value_info(name, known[name].data_type, list(known[name].dims)) for name in names
         ]
-        graph = helper.make_graph(self.nodes, "unpack", [], outputs, list(self.tensors.values()))
+        read = {name for node in self.nodes for name in node.input} - self.tensors.keys()
+        stored = [tensor for name, tensor in known.items() if name in read and name not in names]
+        graph = helper.make_graph(self.nodes, "unpack", [], outputs, [*self.tensors.values(), *stored])
         return helper.make_model(graph, opset_imports=before.opset_import, ir_version=before.ir_version)
 
 

@@ -85,7 +85,7 @@ class _Weight:
 
 
 def _rescale_biases(after: ModelProto, quantized: Mapping[str, TensorProto], name: str) -> None:
-    """Bring the INT32 bias of each layer that reads a weight into its units: the input's scale times the weight's."""
+    """Bring the INT32 bias of each layer that reads a weight into units of the input's scale times the weight's."""
     makers = {made: node for node in after.graph.node for made in node.output}
     readers = [node for node in after.graph.node if _weight_of(node, makers) == f"{name}_quantized"]
     done: set[str] = set()
