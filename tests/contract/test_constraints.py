@@ -118,6 +118,18 @@ def test_they_are_rederived_from_arrays_and_traits():
     assert both.of("conv2.weight", Clustered) is None  # of more values: it was left alone
 
 
+def test_a_clustered_table_is_kept_and_never_takes_a_mask():
+    module = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 4))
+    with torch.no_grad():
+        module[0].weight.copy_(palette(weight(30, 8), 4))
+        module[0].weight[0] = 0
+        module[1].weight.copy_(palette(weight(4, 8, seed=1), 4))
+    found = constraints_of(module, [Trait(TraitKind.CLUSTERED, 5), Trait(TraitKind.SPARSE, 0.1)])
+    assert found.of("0.weight", Clustered) is not None
+    assert found.of("0.weight", Sparse) is None
+    assert found.of("1.weight", Clustered) is not None
+
+
 def test_one_scale_serves_clusters_that_span_channels():
     module = nn.Linear(16, 8)
     with torch.no_grad():
@@ -137,12 +149,8 @@ KINDS = ("sparse", "clustered", "quantized")
 MIXES = [mix for count in (1, 2, 3) for mix in itertools.combinations(KINDS, count)]
 
 
-@pytest.mark.parametrize("mix", MIXES, ids="+".join)
-@pytest.mark.parametrize("factory", ["tiny", "lstm"])
-def test_every_mix_is_kept_through_training_and_in_the_weights_that_stay(tmp_path, mix, factory):
-    model = TorchAdapter().clone(graphs.opened(factory))
-    module, traits = model.payload.module, []
-    names = [name for name, each in module.named_parameters() if each.ndim > 1 and "embed" not in name]
+def mixed(module, names, mix):
+    """Give weights the properties of a mix; return the constraints that are re-derived from them."""
     with torch.no_grad():
         for name in names:
             each = module.get_parameter(name)
@@ -152,12 +160,21 @@ def test_every_mix_is_kept_through_training_and_in_the_weights_that_stay(tmp_pat
                 each[each.abs() < each.abs().median()] = 0
         for each in module.parameters():  # something to recover whatever the mix
             each.add_(0.2 if each.ndim == 1 else 0)
-    traits += [Trait(TraitKind.SPARSE, 0.5)] if "sparse" in mix else []
-    traits += [Trait(TraitKind.CLUSTERED, 7)] if "clustered" in mix else []
-    kept = constraints_of(module, traits)
+    amounts = {"sparse": Trait(TraitKind.SPARSE, 0.5), "clustered": Trait(TraitKind.CLUSTERED, 7)}
+    kept = constraints_of(module, [trait for kind, trait in amounts.items() if kind in mix])
     if "quantized" in mix:
         for name in names:
             kept.quantize(module, name, 4)
+    return kept
+
+
+@pytest.mark.parametrize("mix", MIXES, ids="+".join)
+@pytest.mark.parametrize("factory", ["tiny", "lstm"])
+def test_every_mix_is_kept_through_training_and_in_the_weights_that_stay(tmp_path, mix, factory):
+    model = TorchAdapter().clone(graphs.opened(factory))
+    module = model.payload.module
+    names = [name for name, each in module.named_parameters() if each.ndim > 1 and "embed" not in name]
+    kept = mixed(module, names, mix)
     before = {name: module.get_parameter(name).detach().clone() for name in names}
     data = Splits({Part.TRAIN: ArraySamples(dict(model.signature.synthetic(120)))})
     context = PassContext(tmp_path, data=data, machine=replace(this_machine(), cores=1))

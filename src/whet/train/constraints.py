@@ -287,19 +287,26 @@ def constraints_of(module: nn.Module, traits: Iterable[Trait]) -> Constraints:
 
     Of prunable weights, the zeros become a mask where the model is SPARSE; where it is CLUSTERED, a tensor, channel
     or group of at most k distinct values becomes codes and centroids, and one of more (a layer that was left alone)
-    stays free.
+    stays free. Embedding tables may be clustered too; they are never pruned.
     """
     amounts = {trait.kind: trait.amount for trait in traits}
     found = Constraints()
-    for name in [weight for layer in counting.layers(module, None) for weight in layer.weights]:
+    prunable = [weight for layer in counting.layers(module, None) for weight in layer.weights]
+    for name in dict.fromkeys([*prunable, *_tables(module)]):
         weight = module.get_parameter(name).detach()
         if TraitKind.CLUSTERED in amounts:
             clustered = Clustered.of(weight, int(amounts[TraitKind.CLUSTERED]))
             if clustered is not None:
                 found.add(name, clustered)
-        if TraitKind.SPARSE in amounts and bool((weight == 0).any()):
+        if TraitKind.SPARSE in amounts and name in prunable and bool((weight == 0).any()):
             found.add(name, Sparse.of(weight))
     return found
+
+
+def _tables(module: nn.Module) -> list[str]:
+    """Return the names of the embedding tables."""
+    ids = {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding | nn.EmbeddingBag)}
+    return [name for name, parameter in module.named_parameters() if id(parameter) in ids]
 
 
 def _spans(clustered: Clustered, axis: int | None) -> bool:
