@@ -6,7 +6,6 @@ import pytest
 
 from whet.errors import NothingChanged, RecipeError
 from whet.passes.quantize.spec import Int4Weights
-from whet.testing import PassContract
 from whet.types import Trait, TraitKind
 
 IDS = np.random.default_rng(0).integers(0, 100, (50, 7))
@@ -38,14 +37,6 @@ def text_net(opset=21):
         },
         opset=opset,
     )
-
-
-class TestInt4(PassContract):
-    def make_pass(self):
-        return Int4Weights(method="rtn", embeddings=True)
-
-    def make_model(self):
-        return graphs.model(text_net())
 
 
 def opened(node, found):

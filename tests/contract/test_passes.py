@@ -21,10 +21,13 @@ from whet.passes.distill.spec import Distill
 from whet.passes.export.spec import ExportOnnx
 from whet.passes.factorize.spec import Factorize
 from whet.passes.graph.spec import CleanGraph, FuseTransformer, OptimizeGraph
-from whet.passes.prune.spec import MagnitudePrune
-from whet.passes.quantize.spec import DynamicInt8, Half, StaticInt8
+from whet.passes.pack.spec import Pack
+from whet.passes.prune.spec import MagnitudePrune, PruneChannels
+from whet.passes.quantize.spec import DynamicInt8, Half, Int4Weights, StaticInt8
+from whet.passes.quantize.trained import Qat
 from whet.passes.registry import names, pass_class
 from whet.testing import PassContract
+from whet.train.spec import Recovery
 from whet.types import Format, Trait, TraitKind
 
 
@@ -97,6 +100,16 @@ class TestFactorizeTorchRoot(TestFactorizeTorch):
         return graphs.opened("root_linear")
 
 
+class TestPruneChannelsTorch(TorchPass):
+    def make_pass(self):
+        return PruneChannels(multiple=4, importance="taylor", ratios="sensitivity", recovery=Recovery(minutes=0))
+
+
+class TestPruneChannelsTorchRecurrent(TestPruneChannelsTorch):
+    def make_model(self):
+        return graphs.opened("gru")
+
+
 class TestDynamicOnnx(OnnxPass):
     def make_pass(self):
         return DynamicInt8()
@@ -120,6 +133,24 @@ class TestDynamicTorchRecurrent(TestDynamicTorch):
 class TestStaticOnnx(OnnxPass):
     def make_pass(self):
         return StaticInt8(calibration="entropy", exclude=("fc",))
+
+
+class TestQat(TestDistill):
+    def make_pass(self):
+        return Qat(weight_bits=4, recovery=Recovery(epochs=1, learning_rate=1e-3, batch_size=50))
+
+
+class TestInt4Weights(OnnxPass):
+    def make_pass(self):
+        return Int4Weights(method="rtn", block_size=16)
+
+
+class TestPack(OnnxPass):
+    def make_pass(self):
+        return Pack(least_bytes=64)
+
+    def make_model(self):
+        return graphs.apply(Cluster(clusters=2), graphs.model(graphs.conv_net())).model
 
 
 class TestHalfOnnx(OnnxPass):

@@ -21,7 +21,6 @@ from whet.passes.quantize.spec import StaticInt8
 from whet.passes.quantize.torch_fake import FakeActivations
 from whet.passes.quantize.trained import Qat
 from whet.recipe.recipe import Recipe
-from whet.testing import PassContract
 from whet.train.spec import Recovery
 from whet.types import Format, TraitKind
 
@@ -65,17 +64,6 @@ def opened(module):
             if isinstance(part, nn.BatchNorm2d):
                 part.weight.copy_(torch.linspace(-0.5, 2, len(part.weight)))
     return Model(Format.TORCH, TorchPayload(module.eval()), find_signature(module, {"x": x[:4]}))
-
-
-class TestQat(PassContract):
-    def make_pass(self):
-        return Qat(weight_bits=4, recovery=QUICK)
-
-    def make_model(self):
-        return graphs.opened("tiny")
-
-    def make_context(self, folder):
-        return context(folder)
 
 
 def test_weights_lie_on_their_grids(tmp_path):

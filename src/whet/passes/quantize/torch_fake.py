@@ -97,10 +97,10 @@ class FakeActivations(TorchFunctionMode):
     def _enter(self, module: nn.Module, args: object) -> None:
         self._at = 0
         self._passes += self._follows()
-        self.__enter__()
+        self.__enter__()  # type: ignore[no-untyped-call]
 
     def _leave(self, module: nn.Module, args: object, outputs: Any) -> Any:
-        self.__exit__(None, None, None)
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         rounded = tree_map_only(Tensor, self._rounded, outputs)
         self._known.clear()
         self._copies.clear()
