@@ -150,6 +150,10 @@ def test_formats_are_folded_through_the_steps(steps, source, end):
 @pytest.mark.parametrize("name", [name for name in presets.NAMES if name not in presets.IN_TORCH])
 @pytest.mark.parametrize("source", [Format.ONNX, Format.TORCH])
 def test_every_preset_ends_in_onnx(name, source):
+    if name in presets.TRAINED and source is Format.ONNX:
+        with pytest.raises(RecipeError, match="does not run on an onnx model, it runs on torch"):
+            presets.preset(name, source).check(source)
+        return
     assert presets.preset(name, source).check(source) is Format.ONNX
 
 
