@@ -51,13 +51,12 @@ def requests(epochs):
 
 
 def make(model, splits, steps, folder):
-    """Apply passes to a model, as a recipe does: export and folding stand before what quantizes; return all notes."""
+    """Apply passes to a model as a recipe does, exported and folded before what quantizes; return all notes."""
     state, notes = model, {}
     before = [step for step in steps if not isinstance(step, DynamicInt8)]
     after = [step for step in steps if isinstance(step, DynamicInt8)]
-    for number, step in enumerate(
-        (*before, ExportOnnx(), OptimizeGraph(), *after, CleanGraph(allow_unchanged=True))
-    ):
+    graph = (ExportOnnx(), OptimizeGraph(), *after, CleanGraph(allow_unchanged=True))
+    for number, step in enumerate((*before, *graph)):
         place = folder / "-".join(each.name for each in before[: number + 1]) / step.name
         place.mkdir(parents=True, exist_ok=True)
         context = PassContext(

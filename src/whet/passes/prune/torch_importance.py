@@ -92,12 +92,13 @@ def _taylor(module: nn.Module, families: Sequence[Family], batches: Batches, see
     draw = torch.Generator().manual_seed(seed)
     weights = dict(module.named_parameters(remove_duplicate=False))
     learned = [each for each in module.parameters() if each.is_floating_point()]
+    spread = _spread(module, batches)
     for batch in batches:
         with torch.enable_grad(), in_the_open():
-            values = [value for value in flatten(module(**batch)).values() if value.is_floating_point()]
-            signs = [torch.randint(0, 2, value.shape, generator=draw) * 2.0 - 1 for value in values]
-            moved = sum(((value * sign).sum() / value.detach().std().clamp(min=1e-12)
-                         for value, sign in zip(values, signs, strict=True)), torch.zeros(()))  # fmt: skip
+            moved = torch.zeros(())
+            for name, value in _floats(module, batch).items():
+                signs = torch.randint(0, 2, value.shape, generator=draw) * 2.0 - 1
+                moved = moved + (value * signs).sum() / spread[name]
             slopes = torch.autograd.grad(moved, learned, allow_unused=True)
         lost = {
             id(each): each.detach() * slope
@@ -108,6 +109,21 @@ def _taylor(module: nn.Module, families: Sequence[Family], batches: Batches, see
             for at, part in enumerate(family.parts):
                 scored[at] += _moved(module, part, {name: lost.get(id(each)) for name, each in weights.items()})
     return found
+
+
+@torch.no_grad()
+def _spread(module: nn.Module, batches: Batches) -> dict[str, float]:
+    """Return how much each output varies over all samples, so that outputs of any scale weigh alike."""
+    sums: dict[str, list[Tensor]] = {}
+    with in_the_open():
+        for batch in batches:
+            for name, value in _floats(module, batch).items():
+                sums.setdefault(name, []).append(value.double().flatten())
+    return {name: max(float(torch.cat(values).std()), 1e-12) for name, values in sums.items()}
+
+
+def _floats(module: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in flatten(module(**batch)).items() if value.is_floating_point()}
 
 
 def _moved(module: nn.Module, part: Sequence[Unit], lost: Mapping[str, Tensor | None]) -> Tensor:
@@ -127,7 +143,7 @@ def sensitivities(
 ) -> list[tuple[float, ...]]:
     """Return for each family the unexplained share of the outputs without 25, 50 and 75 % of its least units."""
     with in_the_open():
-        wanted = {name: value for name, value in flatten(module(**batch)).items() if value.is_floating_point()}
+        wanted = _floats(module, batch)
         spread = sum(float((value - value.mean(0)).square().sum()) for value in wanted.values())
         found = []
         for family, score in zip(families, ranked, strict=True):
