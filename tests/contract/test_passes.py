@@ -23,7 +23,7 @@ from whet.passes.factorize.spec import Factorize
 from whet.passes.graph.spec import CleanGraph, FuseTransformer, OptimizeGraph
 from whet.passes.pack.spec import Pack
 from whet.passes.prune.spec import MagnitudePrune, PruneChannels
-from whet.passes.quantize.spec import DynamicInt8, Half, Int4Weights, StaticInt8
+from whet.passes.quantize.spec import DynamicInt8, Equalize, Half, Int4Weights, StaticInt8
 from whet.passes.quantize.trained import Qat
 from whet.passes.registry import names, pass_class
 from whet.testing import PassContract
@@ -138,6 +138,20 @@ class TestStaticOnnx(OnnxPass):
 class TestQat(TestDistill):
     def make_pass(self):
         return Qat(weight_bits=4, recovery=Recovery(epochs=1, learning_rate=1e-3, batch_size=50))
+
+
+class TestEqualize(OnnxPass):
+    def make_pass(self):
+        return Equalize()
+
+    def make_model(self):
+        made = graphs.conv_net()
+        (second,) = [node for node in made.graph.node if "conv2.weight" in node.input]
+        del second.attribute[:]
+        for tensor in made.graph.initializer:
+            if tensor.name == "conv2.weight":
+                tensor.CopyFrom(graphs.numpy_helper.from_array(graphs.floats(16, 8, 3, 3), tensor.name))
+        return graphs.model(made)
 
 
 class TestInt4Weights(OnnxPass):

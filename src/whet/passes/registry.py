@@ -20,6 +20,7 @@ _PASSES = {
     "distill": "whet.passes.distill.spec:Distill",
     "qat": "whet.passes.quantize.trained:Qat",
     "dynamic-int8": "whet.passes.quantize.spec:DynamicInt8",
+    "equalize": "whet.passes.quantize.spec:Equalize",
     "static-int8": "whet.passes.quantize.spec:StaticInt8",
     "int4-weights": "whet.passes.quantize.spec:Int4Weights",
     "half": "whet.passes.quantize.spec:Half",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,11 @@ import numpy as np
 import onnxruntime
 from onnx import ModelProto, TensorProto
 
+from whet.data.data import Part, Splits
 from whet.errors import PassError
 from whet.passes.quantize import onnx_graph
 from whet.passes.quantize.math import Extremes, Histogram
-from whet.types import Range
+from whet.types import Range, Signature
 
 if TYPE_CHECKING:
     from whet.types import Array, Batch
@@ -52,6 +53,20 @@ def ranges(proto: ModelProto, batches: Batches, method: str, percentile: float, 
     if method == "entropy":
         return {name: histogram.entropy() for name, histogram in histograms.items()}
     return {name: histogram.percentile(percentile) for name, histogram in histograms.items()}
+
+
+def watch(proto: ModelProto, batches: Batches, sinks: Mapping[str, Callable[[Array], None]], folder: Path) -> None:
+    """Run every sample and hand float tensors to those who look at them, by name."""
+    session, names = _open(proto, folder)
+    _read(session, [name for name in names if name in sinks], batches, sinks)
+
+
+def samples(data: Splits, signature: Signature, limit: int, size: int) -> Iterator[Batch]:
+    """Yield calibration samples in lots that the model takes; a last one that is too short has samples twice."""
+    size = signature.batch or size
+    for batch in data.batches(Part.CALIBRATE, size, limit=limit):
+        bound = signature.bind(batch)
+        yield bound if signature.batch is None else signature.fill(bound, size)
 
 
 def _open(proto: ModelProto, folder: Path) -> tuple[onnxruntime.InferenceSession, list[str]]:

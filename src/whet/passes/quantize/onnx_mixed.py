@@ -13,6 +13,7 @@ from whet.data.data import Part
 from whet.models.model import Model
 from whet.models.onnx.adapter import OnnxAdapter
 from whet.passes.base import PassContext
+from whet.passes.quantize import onnx_calibrate
 from whet.progress import Event
 
 if TYPE_CHECKING:
@@ -79,11 +80,9 @@ class _Judge:
     def __init__(self, model: Model, context: PassContext) -> None:
         assert model.signature is not None
         assert context.data is not None
-        self.model, signature = model, model.signature
-        size = signature.batch or _LOT
-        lots = context.data.batches(Part.CALIBRATE, size, limit=min(_JUDGED, context.data.size(Part.CALIBRATE)))
-        bound = (signature.bind(lot) for lot in lots)
-        self.batches = [lot if signature.batch is None else signature.fill(lot, size) for lot in bound]
+        self.model = model
+        some = min(_JUDGED, context.data.size(Part.CALIBRATE))
+        self.batches = list(onnx_calibrate.samples(context.data, model.signature, some, _LOT))
         self.wanted = self._outputs(model)
 
     def error(self, proto: ModelProto) -> float:

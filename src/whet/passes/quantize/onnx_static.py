@@ -135,12 +135,9 @@ def _calibrate(
     size = signature.batch or _BATCH
 
     def batches() -> Iterable[Batch]:
-        for index, batch in enumerate(data.batches(Part.CALIBRATE, size, limit=samples)):
+        for index, batch in enumerate(onnx_calibrate.samples(data, signature, samples, _BATCH)):
             context.on_event(Event("calibrate", min(index * size, samples), samples))
-            bound = signature.bind(batch)
-            if signature.batch is not None:  # the last lot is filled up with samples of its own
-                bound = signature.fill(bound, size)
-            yield bound
+            yield batch
 
     return onnx_calibrate.ranges(proto, batches, request.calibration, request.percentile, context.folder)
 

@@ -141,6 +141,38 @@ class StaticInt8(Pass):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Equalize(Pass):
+    """Bring the channels of activations to like ranges, so that one scale suits them all: for INT8 afterwards.
+
+    A channel that a convolution gives is divided by a number and the next convolution's weights for it are
+    multiplied by the same, which a ReLU, a LeakyReLU or a pooling between lets through: **the float model computes
+    what it computed, no smaller and no faster**. Put it between ``optimize-graph`` and ``static-int8``. It pays
+    where channels differ much, in small depthwise networks above all. Where the next convolution is depthwise,
+    channels become alike; elsewhere ``share`` of the difference goes over to the weights. They come off the values
+    that ``cluster`` shared, and off the grids of ``qat``.
+
+    Source: Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction"; ranges from
+    data, and the half, after Xiao et al. 2023, "SmoothQuant".
+    """
+
+    name: ClassVar[str] = "equalize"
+    realised_by: ClassVar = {Format.ONNX: "whet.passes.quantize.onnx_equalize:equalize"}
+    extra: ClassVar[str] = "onnx"
+    erases: ClassVar = frozenset({TraitKind.CLUSTERED, TraitKind.GRID, TraitKind.PACKED})
+    refuses: ClassVar = _ALREADY
+    reads: ClassVar = ("calibrate",)
+
+    share: Annotated[
+        float,
+        Meta(
+            ge=0, le=1, description="Of the difference between channels, what goes over to weights that share it."
+        ),
+    ] = 0.5
+    samples: Annotated[int, Meta(ge=1, description="Calibration samples, at most.")] = 128
+    exclude: Exclude = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Int4Weights(Pass):
     """Hold the matrices of products in 4 bits, with a scale for each block of inputs; arithmetic stays float.
 
