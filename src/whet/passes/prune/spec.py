@@ -109,8 +109,8 @@ class MagnitudePrune(Pass):
             )
         if source is Format.ONNX and self.schedule != "none":
             raise RecipeError(
-                "magnitude-prune: a schedule is training, which an ONNX graph cannot be given; put the step before "
-                "export-onnx, or leave the schedule out"
+                "magnitude-prune with a schedule does not run on an onnx model, it runs on torch: a schedule is "
+                "training; put the step before export-onnx, or leave the schedule out"
             )
         super().check(source)
 
