@@ -83,3 +83,17 @@ def test_it_is_measured_on_data():
     given = graphs.model(graphs.conv_net())
     with pytest.raises(RecipeError, match="none was given"):
         graphs.apply(StaticInt8(max_error=0.1), given)
+
+
+def test_an_activation_goes_with_its_layer():
+    """A LeakyRelu after a layer that is given back is float too: nothing is rounded between."""
+    made = graphs.conv_net()
+    (first, *_) = [node for node in made.graph.node if node.op_type == "Relu"]
+    first.op_type = "LeakyRelu"
+    given = graphs.model(made)
+    limit = 1.001 * error(given, static(given, exclude=("conv1",)))
+    outcome = static(given, max_error=min(limit, 0.99 * error(given, static(given))))
+    assert "conv1" in outcome.notes["given_back"]
+    rounded = {node.input[0] for node in outcome.model.payload.graph.node if node.op_type == "QuantizeLinear"}
+    assert "a" not in rounded
+    assert "b" in rounded or "conv2" in outcome.notes["given_back"]

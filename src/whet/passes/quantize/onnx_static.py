@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _SAMPLES = 512  # at most, where the recipe names no number
 _BATCH = 16
 _ALL = 8  # bits of an integer
+_ACTIVATIONS = ("Relu", "LeakyRelu", "Clip", "Sigmoid")
 _PER_CHANNEL = 13  # the opset from which on a DequantizeLinear has an axis
 _WHY = {
     "LSTM": "ONNX Runtime has no static INT8 LSTM; dynamic-int8 quantizes it",
@@ -171,7 +173,7 @@ class _Quantizer:
         few = self.request.weight_bits < _ALL
         try:
             with onnx_graph.quiet():
-                self._run([*barred, *(() if few else given)])
+                self._run([*barred, *(() if few else self._with_activations(given))])
         except Exception as error:  # ONNX Runtime's quantizer raises bare Exception
             raise PassError(
                 f"ONNX Runtime cannot quantize this graph: {type(error).__name__}: {in_one_line(error)}"
@@ -179,6 +181,20 @@ class _Quantizer:
         after = onnx_graph.finished(onnx.load(str(self.folder / "static.onnx")))
         spared = set(given) if few else set()
         return after, onnx_narrow.narrow(self.proto, after, self.request.weight_bits, self.most, spared)
+
+    def _with_activations(self, nodes: Iterable[str]) -> list[str]:
+        """Return nodes, and the activations that follow them alone: what lies between is float then, too."""
+        by_name = {node.name: node for node in self.proto.graph.node}
+        readers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in self.proto.graph.node:
+            for name in node.input:
+                readers[name].append(node)
+        found = list(nodes)
+        for name in found:  # which grows
+            following = [node for output in by_name[name].output for node in readers[output]]
+            if len(following) == 1 and following[0].op_type in _ACTIVATIONS:
+                found.append(following[0].name)
+        return found
 
     def _run(self, floats: list[str]) -> None:
         quantize_static(

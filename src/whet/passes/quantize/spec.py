@@ -88,8 +88,9 @@ class StaticInt8(Pass):
     outliers): look at the verdict, and train with ``qat``.
 
     With ``max_error`` precision is mixed: every layer is quantized alone, and the most sensitive are given back (to
-    float; to 7 bits where ``weight_bits`` are fewer) until the outputs of calibration samples err by no more than
-    that, as squared error over variance: 0.01 is 20 dB. What is given back costs speed, or bytes.
+    float, with the activation that follows; to 7 bits where ``weight_bits`` are fewer) until the outputs of
+    calibration samples err by no more than that, as squared error over variance: 0.01 is 20 dB. What is given back
+    costs speed, or bytes.
 
     Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
     inference"; entropy after Migacz 2017, "8-bit inference with TensorRT".
