@@ -484,6 +484,34 @@ def test_facts_of_the_thin_model_are_those_of_the_whole(tmp_path):
     assert Facts.of(outcome.model).signature == Facts.of(given).signature
 
 
+class Reader(nn.Module):
+    """A small BERT of transformers, and a head on the mean of its words."""
+
+    def __init__(self):
+        super().__init__()
+        from transformers import BertConfig, BertModel
+
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        self.body = BertModel(BertConfig(vocab_size=50, **sizes), add_pooling_layer=False)
+        self.fc = nn.Linear(32, 2)
+
+    def forward(self, input_ids):
+        return self.fc(self.body(input_ids=input_ids).last_hidden_state.mean(1))
+
+
+def test_a_transformer_loses_whole_heads_and_feed_forward_width():
+    _, outcome = thin(Reader(), "input_ids=int64[?,7]:0..49", ratios="layer", multiple=8, keep=0.6)
+    after = outcome.model.payload.module.body.encoder.layer[0]
+    heads = after.attention.self
+    assert heads.query.out_features == heads.key.out_features == heads.value.out_features
+    assert heads.query.out_features == after.attention.output.dense.in_features in (8, 16, 24)
+    assert after.intermediate.dense.out_features == after.output.dense.in_features < 64
+    assert after.attention.output.dense.out_features == 32  # LayerNorm normalises the width between the blocks
+    kept = outcome.model.payload.edits[-1]["layers"]["body.encoder.layer.0.attention.self.query"]["out"]
+    assert {number // 8 for number in kept} == {kept[at] // 8 for at in range(0, len(kept), 8)}
+    assert len({number // 8 for number in kept}) == len(kept) // 8  # heads are whole
+
+
 # --- real models -------------------------------------------------------------------------------------------------
 
 
