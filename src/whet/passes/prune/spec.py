@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
@@ -12,6 +12,7 @@ from whet.passes.base import Exclude, ExcludeTypes, Pass
 from whet.train.spec import Recovery
 from whet.types import Format, TraitKind
 
+_RECOVERY = Recovery()
 _TRAINED = {Format.TORCH: "whet.passes.prune.torch_schedule:magnitude_prune"}
 
 
@@ -51,7 +52,6 @@ class MagnitudePrune(Pass):
     pattern: Annotated[
         str,
         Meta(
-            pattern=r"^([1-9]\d*:[1-9]\d*)?$",
             description="2:4: of every 4 neighbours along the input axis 2 are kept; sparsity says nothing.",
         ),
     ] = ""
@@ -67,7 +67,7 @@ class MagnitudePrune(Pass):
         int, Meta(ge=-1, description="After which zeros stay; -1: after three quarters of the training.")
     ] = -1
     frequency: Annotated[int, Meta(ge=1, description="Steps between two choices of zeros.")] = 100
-    recovery: Recovery = field(default_factory=Recovery)
+    recovery: Annotated[Recovery, Meta(description="How it is trained.")] = _RECOVERY
     exclude: Exclude = ()
     exclude_types: ExcludeTypes = ()
 
@@ -83,7 +83,7 @@ class MagnitudePrune(Pass):
     def kept(self) -> tuple[int, int] | None:
         """How many are kept of how many neighbours, where there is a pattern."""
         kept, _, of = self.pattern.partition(":")
-        return (int(kept), int(of)) if of else None
+        return (int(kept), int(of)) if kept.isdigit() and of.isdigit() else None
 
     @property
     def wanted(self) -> float:
@@ -92,9 +92,9 @@ class MagnitudePrune(Pass):
 
     def check(self, source: Format) -> None:
         """Refuse settings that contradict each other."""
-        if self.kept and self.kept[0] >= self.kept[1]:
+        if self.pattern and (self.kept is None or not 0 < self.kept[0] < self.kept[1]):
             raise RecipeError(
-                f"magnitude-prune: pattern = {self.pattern!r} keeps all weights; write 2:4 to keep half"
+                f"magnitude-prune: pattern = {self.pattern!r} is not some of more; write 2:4 to keep two of four"
             )
         if self.kept and (self.schedule == "polynomial" or self.scope != "layer"):
             told = "polynomial schedule" if self.schedule == "polynomial" else f"{self.scope} scope"
@@ -175,7 +175,7 @@ class PruneChannels(Pass):
     ] = 16
     most: Annotated[float, Meta(gt=0, le=1, description="Share of a layer's channels that may go.")] = 1.0
     steps: Annotated[int, Meta(ge=1, le=100, description="Times it is pruned and recovered.")] = 1
-    recovery: Recovery = field(default_factory=Recovery)
+    recovery: Annotated[Recovery, Meta(description="How it is trained.")] = _RECOVERY
     exclude: Exclude = ()
     exclude_types: ExcludeTypes = ()
 
