@@ -79,7 +79,7 @@ def _mixed(
 ) -> onnx_mixed.Mixed:
     """Choose the layers to give back, where a limit of the error is asked for."""
     most = quantizer.request.max_error
-    if most is None:
+    if not most:
         return onnx_mixed.Mixed()
     if context.data is None:
         raise RecipeError("max_error is measured on calibration samples, and no data was given; give --data")
@@ -89,7 +89,7 @@ def _mixed(
 
 def _told(request: StaticInt8, mixed: onnx_mixed.Mixed, layers: Mapping[str, tuple[str, str]]) -> dict[str, object]:
     """Return what was found of the layers' sensitivity, for the report."""
-    if request.max_error is None:
+    if not request.max_error:
         return {}
     told: dict[str, object] = {
         "output_error": mixed.error,

@@ -127,7 +127,9 @@ class StaticInt8(Pass):
             "convolution of few channels is slow in INT8."
         ),
     ] = False
-    max_error: Annotated[float, Meta(gt=0)] | None = None
+    max_error: Annotated[
+        float, Meta(ge=0, description="Squared error of the outputs over their variance that may be left; 0: any.")
+    ] = 0.0
     exclude: Exclude = ()
     exclude_types: ExcludeTypes = ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -14,6 +14,7 @@ from whet.passes.base import Exclude, ExcludeTypes, Pass
 from whet.train.spec import Recovery
 from whet.types import Format, TraitKind
 
+_RECOVERY = Recovery()
 Bits = Annotated[int, Meta(ge=2, le=8)]
 
 
@@ -69,7 +70,7 @@ class Qat(Pass):
             description="Share of the steps, the last ones, in which BatchNorm statistics and ranges stand still.",
         ),
     ] = 0.3
-    recovery: Recovery = field(default_factory=Recovery)
+    recovery: Annotated[Recovery, Meta(description="How it is trained.")] = _RECOVERY
     exclude: Exclude = ()
     exclude_types: ExcludeTypes = ()
 
