@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from whet.data.data import Part, Splits
@@ -18,6 +19,7 @@ from whet.machine import Machine, this_machine
 from whet.models.signature import parse_input
 from whet.models.source import source_of
 from whet.models.torch.adapter import TorchAdapter
+from whet.passes.graph.spec import OptimizeGraph
 from whet.passes.quantize.spec import DynamicInt8, Half, StaticInt8
 from whet.recipe.recipe import Recipe
 from whet.types import Format, Range, TraitKind
@@ -643,3 +645,23 @@ def test_bfloat16_is_refused_in_onnx_with_the_reason():
         graphs.apply(Half(kind="bfloat16"), graphs.model(graphs.conv_net()))
     with pytest.raises(RecipeError, match="step 2: half with kind = 'bfloat16' does not run on an onnx model"):
         Recipe.of("a", [{"pass": "export-onnx"}, {"pass": "half", "kind": "bfloat16"}]).check(Format.TORCH)
+
+
+def made_by_nodes():
+    """An LSTM whose weights are put together by other nodes, as torch exports them before anything is folded."""
+    made = graphs.recurrent("LSTM")
+    for name in ("rnn.w", "rnn.r"):
+        tensor = next(each for each in made.graph.initializer if each.name == name)
+        array = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(array[0], f"{name}.flat"))
+        made.graph.node.insert(0, graphs.node("Unsqueeze", f"{name}.flat first", name))
+    made.graph.initializer.append(numpy_helper.from_array(np.array([0]), "first"))
+    return made
+
+
+def test_a_layer_whose_weights_other_nodes_make_is_reported():
+    outcome = graphs.apply(DynamicInt8(), graphs.model(made_by_nodes()))
+    (left,) = outcome.skipped
+    assert "fold them with an optimize-graph step before this one" in left.reason
+    folded = graphs.apply(OptimizeGraph(), graphs.model(made_by_nodes())).model
+    assert not graphs.apply(DynamicInt8(), folded).skipped

@@ -64,7 +64,9 @@ MISTAKES = {
     "a metric that is no number": (
         "{rows.onnx} --data {good.csv} --task {metrics.py}:nothing", "the metric nothing returned nan",
     ),
-    "token numbers beyond the embedding": ("{words.onnx} --data {beyond.npz}", r"does not have: 20, of which a table has 9 entries; give the tokenizer"),
+    "token numbers beyond the embedding": (
+        "{words.onnx} --data {beyond.npz}", "does not have: 20, of which a table has 9 entries; give the tokenizer",
+    ),
     "a data set of a hub that cannot be reached": (
         "{rows.onnx} --data hf:nobody/nothing", "the data set 'nobody/nothing' cannot be loaded",
     ),

@@ -29,7 +29,7 @@ _QUANTIZED_KERNELS = {
 # Where their biases are; what else they read are scales and zero points.
 _QUANTIZED_BIASES = {"DynamicQuantizeMatMul": (4,), "DynamicQuantizeLSTM": (3,), "QLinearConv": (8,)}
 # Operators whose weight matrices may be pruned, clustered or quantized, and the positions of these.
-_KERNELS = {
+KERNELS = {
     "Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1),
     "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
 }  # fmt: skip
@@ -114,7 +114,7 @@ def kernels(
 
     ``through`` leads from what a DequantizeLinear yields to the constant it reads.
     """
-    places = {**_KERNELS, **_QUANTIZED_KERNELS}.get(node.op_type, ())
+    places = {**KERNELS, **_QUANTIZED_KERNELS}.get(node.op_type, ())
     names = (through.get(node.input[at], node.input[at]) for at in places if at < len(node.input))
     return tuple(name for name in names if name in constants and len(constants[name].dims) > 1)
 
@@ -128,7 +128,7 @@ def matrices(proto: ModelProto) -> dict[str, Array]:
     dequantized = {node.output[0]: node for node in proto.graph.node if node.op_type == "DequantizeLinear"}
     found: dict[str, Array] = {}
     for node in proto.graph.node:
-        places = {**_KERNELS, **_QUANTIZED_KERNELS}.get(node.op_type, ())
+        places = {**KERNELS, **_QUANTIZED_KERNELS}.get(node.op_type, ())
         for name in (node.input[at] for at in places if at < len(node.input)):
             source = dequantized.get(name)
             key = source.input[0] if source is not None else name

@@ -40,6 +40,7 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
     kept = onnx_narrow.narrow(float_proto, proto, request.weight_bits, most)
     reduced = reduced and max(kept.values(), default=0) <= onnx_graph.SEVEN
     changed, skipped = onnx_graph.account(layers, onnx_graph.left_in_float(float_proto, proto), barred, _WHY)
+    skipped += onnx_graph.unfolded(float_proto)
     if not changed:
         return Outcome(model, (), skipped)
     quantized = model.with_payload(proto, needs=model.needs | onnx_graph.needs(reduced))

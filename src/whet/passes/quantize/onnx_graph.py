@@ -176,6 +176,20 @@ def account(
     return tuple(changed), tuple(skipped)
 
 
+def unfolded(proto: ModelProto) -> tuple[Skipped, ...]:
+    """Return the layers whose weights are made by other nodes, which no quantizer looks through."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    made: set[str] = set()
+    found = []
+    for index, node in enumerate(proto.graph.node):
+        if made & {node.input[at] for at in counting.KERNELS.get(node.op_type, ()) if at < len(node.input)}:
+            reason = "its weights are made by other nodes; fold them with an optimize-graph step before this one"
+            found.append(Skipped(counting.layer_name(node, index, ()), reason))
+        if all(name in constants or name in made for name in reads(node) if name):
+            made |= set(node.output)
+    return tuple(found)
+
+
 def weight_sqnr(before: ModelProto, after: ModelProto) -> dict[str, float]:
     """Return by layer type how loud the weights are over their quantization error, in dB.
 

@@ -59,6 +59,7 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
     changed, skipped = onnx_graph.account(
         layers, onnx_graph.left_in_float(float_proto, proto), {**given, **barred}, _WHY
     )
+    skipped += onnx_graph.unfolded(float_proto)
     if not changed:
         return Outcome(model, (), skipped)
     # Signed activations too: ONNX Runtime makes unsigned ones of them on x86, and sums the same way.
