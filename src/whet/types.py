@@ -266,7 +266,7 @@ class Signature:
             f"{spec.name} is {'the same for all samples' if spec.sample is None else 'a state'}" for spec in odd
         ]
         forms = [f"{spec.name}={spec.dtype}[{','.join(map(str, spec.concrete(1)))}]" for spec in odd]
-        values = ["VALUE" if spec.sample is None else "0" for spec in odd]  # a state begins at 0; of a rate who knows
+        values = ["VALUE" if spec.sample is None else "0" for spec in odd]  # a state begins at 0; a rate does not
         cure = " ".join(f"--input '{form}:{value}'" for form, value in zip(forms, values, strict=True))
         return f"{told}; {', '.join(kinds)}: hold {'it' if len(odd) == 1 else 'each'} at a value with {cure}"
 

@@ -103,7 +103,9 @@ def test_held_inputs_stand_in_for_what_the_data_does_not_have(tmp_path, batch):
 def test_what_is_missing_is_named_with_the_way_to_hold_it(tmp_path):
     signature = opened(stateful(), tmp_path)[0].signature
     x = graphs.floats(2, 50)
-    with pytest.raises(SignatureError, match=r"rate is the same for all samples: hold it .*'rate=float32\[\]:VALUE'$"):
+    with pytest.raises(
+        SignatureError, match=r"rate is the same for all samples: hold it .*'rate=float32\[\]:VALUE'$"
+    ):
         signature.bind({"x": x, "state": graphs.floats(2, 2, 3)})
     with pytest.raises(SignatureError, match=r"state is a state: hold it .* --input 'state=float32\[2,1,3\]:0'$"):
         signature.bind({"x": x, "rate": np.array(1, np.float32)})
