@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from whet.passes.quantize.math import BINS, Extremes, Histogram, narrowed, on_grid
+from whet.passes.quantize.math import BINS, COUNTED, Extremes, Histogram, narrowed, on_grid
 from whet.types import Range
 
 RNG = np.random.default_rng(0)
@@ -142,9 +142,10 @@ def test_a_part_of_many_values_is_enough():
     rng = np.random.default_rng(0)
     batches = [rng.standard_normal((1000, 96)) * np.linspace(0.1, 2, 96) for _ in range(20)]
     whole = np.concatenate(batches)
-    histogram = Histogram(Range(float(whole.min()), float(whole.max())))
+    histogram = Histogram(Range(float(whole.min()), float(whole.max())), arrays=20)
     for batch in batches:
         histogram.add(np.tile(batch, (10, 1)))
+    assert histogram.counts.sum() == pytest.approx(COUNTED, rel=0.01)
     found = histogram.percentile(99.9)
     low, high = np.quantile(whole, [0.0005, 0.9995])
     assert found.low == pytest.approx(low, rel=0.03)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BINS = 2048
 _LEVELS = 128  # of a symmetric 8-bit code, one side
-_COUNTED = 1 << 17  # values of an array
+COUNTED = 1 << 22  # values of a tensor
 _STRIDE = 8  # bins between two thresholds that the entropy search tries
 
 
@@ -41,13 +41,18 @@ class Extremes:
 class Histogram:
     """Counts of a stream's values in ``BINS`` equal bins between extremes that are known beforehand.
 
-    Of an array of more than ``_COUNTED`` values so many are drawn: a transformer has hundreds of tensors with
-    millions of values a batch, and a quantile of 99.99 % is as well known from a part of them.
+    Of arrays that have more than ``COUNTED`` values together a part of each is drawn: networks have hundreds of
+    tensors of millions of values, and a quantile of 99.99 % is as well known from four million.
+
+    Args:
+        extremes: Nothing lies beyond them.
+        arrays: How many will be added.
     """
 
-    def __init__(self, extremes: Range) -> None:
+    def __init__(self, extremes: Range, arrays: int = 1) -> None:
         self.extremes = extremes
         self.counts = np.zeros(BINS, dtype=np.int64)
+        self._most = max(1, COUNTED // arrays)
         self._rng = np.random.default_rng(0)
 
     @property
@@ -58,8 +63,8 @@ class Histogram:
     def add(self, values: Array) -> None:
         """Take in some values of any shape."""
         if self.extremes.high > self.extremes.low:
-            if values.size > _COUNTED:
-                values = values.reshape(-1)[self._rng.integers(0, values.size, _COUNTED)]
+            if values.size > self._most:
+                values = values.reshape(-1)[self._rng.integers(0, values.size, self._most)]
             found, _ = np.histogram(values, BINS, (self.extremes.low, self.extremes.high))
             self.counts += found
 

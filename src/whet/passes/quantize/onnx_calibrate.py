@@ -41,14 +41,14 @@ def ranges(proto: ModelProto, batches: Batches, method: str, percentile: float, 
     """
     session, names = _open(proto, folder)
     extremes = {name: Extremes() for name in names}
-    _read(session, names, batches, {name: extremes[name].add for name in names})
+    calls = _read(session, names, batches, {name: extremes[name].add for name in names})
     found = {name: seen.range() for name, seen in extremes.items()}
     for name, seen in found.items():
         if not (np.isfinite(seen.low) and np.isfinite(seen.high)):
             raise PassError(f"tensor {name!r} took a NaN or infinite value on a calibration sample")
     if method == "minmax":
         return found
-    histograms = {name: Histogram(seen) for name, seen in found.items()}
+    histograms = {name: Histogram(seen, calls) for name, seen in found.items()}
     _read(session, names, batches, {name: histograms[name].add for name in names})
     if method == "entropy":
         return {name: histogram.entropy() for name, histogram in histograms.items()}
@@ -95,8 +95,8 @@ def _read(
     names: list[str],
     batches: Batches,
     sinks: Mapping[str, Callable[[Array], None]],
-) -> None:
-    """Feed every sample and hand each tensor to its sink."""
+) -> int:
+    """Feed every sample and hand each tensor to its sink; return how many calls that took."""
     inputs = {value.name for value in session.get_inputs()}
     inner = [name for name in names if name not in inputs]
     count = 0
@@ -108,6 +108,7 @@ def _read(
         count += 1
     if not count:
         raise PassError("there are no samples to calibrate on")
+    return count
 
 
 def _is_float(value: object) -> bool:
