@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--freeze", type=float, default=0.3)
-    parser.add_argument("--max-error", type=float)
+    parser.add_argument("--max-error", type=float, default=0.0)
     parser.add_argument("--calibration", default="percentile")
     parser.add_argument("--out", type=Path, default=Path("runs/quantization"))
     asked = parser.parse_args()
