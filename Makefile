@@ -25,7 +25,7 @@ demo: $(VENV)/.base
 	@$(BIN)/whet demo --out demo-run
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 unit: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q tests/unit

@@ -289,7 +289,7 @@ def test_memory_does_not_grow_with_the_samples(method):
         tracemalloc.stop()
         assert samples.seen == count * (1 if method == "minmax" else 2)
         assert samples.most <= 3
-    assert peaks[1] < 1.2 * peaks[0]
+    assert peaks[1] < 1.2 * peaks[0] + 50_000  # a thousand samples are 250,000 bytes
 
 
 def test_a_model_with_ranges_of_its_own_is_not_calibrated():
