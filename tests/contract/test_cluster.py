@@ -11,10 +11,10 @@ from whet.data.data import Part, Splits
 from whet.data.samples import ArraySamples
 from whet.errors import NothingChanged, PassError, RecipeError
 from whet.models.adapter import adapter_for
+from whet.models.onnx.axes import input_axes, output_axes
 from whet.models.source import source_of
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.cluster import math
-from whet.passes.cluster import onnx as places
 from whet.passes.cluster.math import Codebook
 from whet.passes.cluster.spec import Cluster
 from whet.passes.distill.spec import Distill
@@ -109,7 +109,10 @@ def test_channels_are_found_where_onnx_has_them():
         },
     )
     axes = {"up": 1, "m": 1, "straight": 1, "turned": 0}
-    assert {name: axis % 2 for name, axis in places.channel_axes(made).items()} == axes
+    assert {name: axis % 2 for name, axis in output_axes(made).items()} == axes
+    assert {name: axis % 2 for name, axis in input_axes(made).items()} == {
+        name: 1 - axis for name, axis in axes.items()
+    }
     after = arrays(graphs.apply(Cluster(bits=1, granularity="channel"), graphs.model(made)).model)
     for name, axis in axes.items():
         assert {values(part) for part in np.moveaxis(after[name], axis, 0)} == {2}, name

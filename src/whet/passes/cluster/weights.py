@@ -74,7 +74,7 @@ def _targets(request: Cluster, model: Model, context: PassContext) -> tuple[dict
 def _places(model: Model) -> tuple[dict[str, int], dict[str, str]]:
     """Return the axis of output channels by weight, where it is known by the graph, and tables by layer."""
     if model.format is Format.ONNX:
-        axes = resolve("whet.passes.cluster.onnx:channel_axes", "onnx")(model.payload)
+        axes = resolve("whet.models.onnx.axes:output_axes", "onnx")(model.payload)
         return axes, resolve("whet.passes.cluster.onnx:tables", "onnx")(model.payload)
     layers = adapter_for(model.format).layers(model)
     return {}, {layer.name: f"{layer.name}.weight" for layer in layers if layer.kind in _TABLES}

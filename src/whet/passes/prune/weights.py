@@ -104,7 +104,7 @@ def prunable(request: MagnitudePrune, model: Model, context: PassContext) -> Pru
 def _input_axes(model: Model, kinds: Mapping[str, str]) -> dict[str, int]:
     """Return the axis along which each weight reads its inputs."""
     if model.format is Format.ONNX:
-        from whet.passes.prune.onnx import input_axes
+        from whet.models.onnx.axes import input_axes
 
         found = input_axes(model.payload)
         return {name: found[name] for name in kinds}
