@@ -21,8 +21,15 @@ from whet.trials import trial
 WAIT = 120
 
 
+# A shell's background jobs ignore interrupts, and hand that down to the tests it runs.
+MODULE = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('whet', run_name='__main__', alter_sys=True)"
+)
+
+
 def start(*arguments):
-    command = [sys.executable, "-m", "whet", *map(str, arguments)]
+    command = [sys.executable, "-c", MODULE, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
