@@ -73,12 +73,12 @@ _TRAINED: Mapping[str, tuple[str, Steps, Steps]] = {
         [],
     ),
     "qat-packed": (
-        "Weights trained to 4 bits, static INT8, stored in 4 bits: trains; a seventh of the size.",
+        "Weights trained to 4 bits, static INT8, stored in 4 bits: trains; about a seventh of the size.",
         [{"pass": "qat", "weight_bits": 4}],
         [{"pass": "static-int8", "calibration": "percentile"}, {"pass": "pack"}],
     ),
     "pruned-qat-packed": (
-        "Channels for half of the MACs, then 4-bit weights trained and packed: trains; the smallest and fastest.",
+        "Channels for half of the MACs, then 4-bit weights trained and packed: trains; smaller still.",
         [{"pass": "prune-channels", "keep": 0.5}, {"pass": "qat", "weight_bits": 4}],
         [{"pass": "static-int8", "calibration": "percentile"}, {"pass": "pack"}],
     ),
