@@ -184,20 +184,20 @@ def test_a_folder_of_the_mnist_family_is_read(tmp_path, ending):
 WHOLE = gzip.compress(idx(np.zeros((50, 4, 4), np.uint8), 8))
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        WHOLE[:-9],
-        WHOLE[:12],
-        b"",
-        b"no gzip at all",
-        gzip.compress(b""),
-        gzip.compress(b"\0\0\x08\x03\0\0"),
-        gzip.compress(idx(np.zeros((3, 3), np.uint8), 8)[:-1]),
-        gzip.compress(idx(np.zeros((3, 3), np.uint8), 8) + b"\0"),
-        gzip.compress(idx(np.zeros((3, 3), np.uint8), 7)),
-    ],
-)
+BROKEN = {
+    "cut in its last bytes": WHOLE[:-9],
+    "cut in its first bytes": WHOLE[:12],
+    "empty": b"",
+    "no gzip": b"no gzip at all",
+    "gzip of nothing": gzip.compress(b""),
+    "header only": gzip.compress(b"\0\0\x08\x03\0\0"),
+    "one byte short": gzip.compress(idx(np.zeros((3, 3), np.uint8), 8)[:-1]),
+    "one byte over": gzip.compress(idx(np.zeros((3, 3), np.uint8), 8) + b"\0"),
+    "unknown type": gzip.compress(idx(np.zeros((3, 3), np.uint8), 7)),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_an_idx_file_that_is_not_whole_is_named(tmp_path, content):
     path = tmp_path / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(content)
