@@ -4,8 +4,8 @@
     python benchmarks/compression.py resnet20 fashion_lstm --out runs/compression
 
 Each model goes through ``whet run`` with the recipes of ``benchmarks/recipes``: all test samples judge (what ranks
-is set apart from the training samples), each file is reloaded in a fresh process. Then files are raced in turns, and
-packed ones held against their unpacked twins in ONNX Runtime and in OpenVINO. A run that was killed goes on.
+is set apart from the training samples), each file is reloaded in a fresh process. Then files are raced in turns,
+and packed ones held against their unpacked twins in ONNX Runtime and in OpenVINO. A run that was killed goes on.
 """
 
 import argparse
@@ -135,8 +135,8 @@ def twins(unpacked, packed):
     equal = all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
     off, ratio = packing.in_openvino({"unpacked": unpacked, "packed": packed}, batch)
     print(
-        f"   {packed.parent.name}: outputs in ONNX Runtime {'equal' if equal else 'DIFFER'} to unpacked; in OpenVINO "
-        f"they differ by {off:.1e} of the greatest, {ratio:.2f}x as fast",
+        f"   {packed.parent.name}: outputs in ONNX Runtime {'equal' if equal else 'DIFFER'} to unpacked; in "
+        f"OpenVINO they differ by {off:.1e} of the greatest, {ratio:.2f}x as fast",
         flush=True,
     )
 
