@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 sys.path.append(str(Path(__file__).parents[1] / "files"))  # graphs.py
 
@@ -102,18 +103,27 @@ def recipes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(whet, files, tiny, recipes, tmp_path_factory):
-    """``optimize`` of tiny.py, ended: its RUN folder, and what the command printed."""
-    folder = tmp_path_factory.mktemp("finished")
+    """``optimize`` of tiny.py, ended: its RUN folder, and what the command printed; one for all workers."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "finished"
+    told = folder / "ran.json"
+    with FileLock(f"{folder}.lock"):
+        if not told.exists():
+            folder.mkdir()
+            told.write_text(json.dumps(asdict(_optimized(whet, files, tiny, recipes, folder))))
+    return folder / "run", Ran(**json.loads(told.read_text()))
+
+
+def _optimized(whet, files, tiny, recipes, folder):
     (x, y), (x_test, y_test) = tiny.images()
     np.savez(folder / "images.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
-    run = folder / "run"
     ran = whet(
-        "optimize", f"{files}/tiny.py:tiny", "--data", folder / "images.npz", "--out", run, "--json",
+        "optimize", f"{files}/tiny.py:tiny", "--data", folder / "images.npz", "--out", folder / "run", "--json",
         "--batch-sizes", "1,4", "--max-drop", "0.05", "--min-speedup", "0.01",
         "--recipe", recipes / "greedy.toml", "--recipe", "static-int8",
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    return run, ran
+    return ran
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from whet.types import Batch
 
 _LENGTHS = (1, 16, 128, 512, 1024, 4096, 16000)  # tried for free axes, the least that runs is taken
+_VALUES = 2**24  # of one input at most: several free axes multiply
 
 
 def graph_signature(proto: ModelProto) -> Signature:
@@ -90,6 +92,8 @@ def with_lengths(proto: ModelProto, signature: Signature, sample: Batch | None) 
         return signature
     for length in _LENGTHS:
         tried = _examples(signature, {spec.name: (length,) * len(spec.shape) for spec in signature.inputs})
+        if max(math.prod(size or length for size in spec.shape) for spec in tried.inputs) > _VALUES:
+            break
         try:
             session.run(None, dict(tried.synthetic(2)))
         except Exception:  # noqa: BLE001, S112 - as long as it takes
