@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from whet.data.data import Part, Splits
 from whet.errors import PassError
@@ -61,6 +61,17 @@ def watch(proto: ModelProto, batches: Batches, sinks: Mapping[str, Callable[[Arr
     _read(session, [name for name in names if name in sinks], batches, sinks)
 
 
+def inner(proto: ModelProto, names: Sequence[str], batches: Iterable[Batch], folder: Path) -> Iterator[list[Array]]:
+    """Yield what a graph has at some inner tensors, a list for each batch; what lies behind them is not run."""
+    cut = ModelProto()
+    cut.CopyFrom(proto)
+    del cut.graph.output[:]
+    cut.graph.output.extend(ValueInfoProto(name=name) for name in names)
+    session = _session(cut, folder / "cut.onnx")
+    for batch in batches:
+        yield session.run(list(names), dict(batch))
+
+
 def samples(data: Splits, signature: Signature, limit: int, size: int) -> Iterator[Batch]:
     """Yield calibration samples in lots that the model takes; a last one that is too short has samples twice."""
     size = signature.batch or size
@@ -81,13 +92,17 @@ def _open(proto: ModelProto, folder: Path) -> tuple[onnxruntime.InferenceSession
     names = [name for name in order if name in floats]
     present = {*inputs, *(value.name for value in proto.graph.output)}
     shown.graph.output.extend(floats[name] for name in names if name not in present)
+    return _session(shown, folder / "shown.onnx", optimized=False), names
+
+
+def _session(proto: ModelProto, path: Path, *, optimized: bool = True) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    path = onnx_graph.save(shown, folder / "shown.onnx")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return session, names
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    onnx_graph.save(proto, path)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _read(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from onnx import ModelProto
@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 _JUDGED = 64  # samples
 _LOT = 16
 
-Make = Callable[[Sequence[str]], ModelProto]
-"""Quantizes a graph, but for the nodes that are given back."""
+
+class Maker(Protocol):
+    """Quantizes a graph, but for the nodes that are given back."""
+
+    def alone(self, node: str, nodes: Sequence[str]) -> ModelProto:
+        """Return it with one of some nodes quantized, the others given back."""
+
+    def final(self, given: Sequence[str]) -> tuple[ModelProto, object]:
+        """Return it as it would be shipped, first."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Mixed:
     sensitivity: dict[str, float] = field(default_factory=dict)
 
 
-def choose(model: Model, make: Make, nodes: Sequence[str], most: float, context: PassContext) -> Mixed:
+def choose(model: Model, maker: Maker, nodes: Sequence[str], most: float, context: PassContext) -> Mixed:
     """Give back as few layers as the outputs need to err by ``most`` or less.
 
     Every layer is quantized alone first (the others given back); then, in order of the errors that were seen, the
@@ -50,27 +57,27 @@ def choose(model: Model, make: Make, nodes: Sequence[str], most: float, context:
 
     Args:
         model: The float graph.
-        make: Quantizes it.
+        maker: Quantizes it.
         nodes: Those that may be given back.
         most: Squared error of the outputs over their variance.
         context: Its calibration samples are run, 64 of them.
     """
     judge = _Judge(model, context)
-    plain = judge.error(make(()))
+    plain = judge.error(maker.final(())[0])
     if plain <= most:
         return Mixed((), plain)
     sensitivity = {}
     for at, node in enumerate(nodes):
         context.on_event(Event("measure sensitivity", at, len(nodes)))
-        sensitivity[node] = judge.error(make([other for other in nodes if other != node]))
+        sensitivity[node] = judge.error(maker.alone(node, nodes))
     order = sorted(nodes, key=lambda node: -sensitivity[node])
     errors = {0: plain}
     low, high = 0, len(order)  # low are too few
     while high - low > 1:
         middle = (low + high) // 2
-        errors[middle] = judge.error(make(order[:middle]))
+        errors[middle] = judge.error(maker.final(order[:middle])[0])
         low, high = (low, middle) if errors[middle] <= most else (middle, high)
-    found = errors[high] if high in errors else judge.error(make(order[:high]))
+    found = errors[high] if high in errors else judge.error(maker.final(order[:high])[0])
     return Mixed(tuple(order[:high]), found, dict(sorted(sensitivity.items(), key=lambda item: -item[1])))
 
 

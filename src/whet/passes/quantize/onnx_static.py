@@ -17,7 +17,7 @@ from whet.data.data import Part
 from whet.errors import PassError, RecipeError, in_one_line
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext, excluded
-from whet.passes.quantize import onnx_calibrate, onnx_graph, onnx_mixed, onnx_narrow
+from whet.passes.quantize import onnx_bias, onnx_calibrate, onnx_graph, onnx_mixed, onnx_narrow
 from whet.passes.quantize.spec import StaticInt8
 from whet.progress import Event
 from whet.types import Range, Signature, Trait, TraitKind
@@ -50,11 +50,13 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
     if not ranges:
         samples = _sample_count(request, context)
         ranges = _calibrate(request, float_proto, model.signature, context, samples)
+    biases = _biases(request, float_proto, model.signature, context)
     quantizer = _Quantizer(request, float_proto, ranges, context)
-    mixed = _mixed(quantizer, model.with_payload(float_proto), barred, context)
+    maker = _Maker(quantizer, barred, biases)
+    mixed = _mixed(maker, model.with_payload(float_proto), context)
     lower = "in 7 bits" if request.weight_bits < _ALL else "in float"
     given = {node: f"given back, {lower}: alone it errs by {mixed.sensitivity[node]:.2g}" for node in mixed.given}
-    proto, kept = quantizer(barred, mixed.given)
+    proto, kept = maker.final(mixed.given)
     reduced = quantizer.reduced and max(kept.values(), default=0) <= onnx_graph.SEVEN
     changed, skipped = onnx_graph.account(
         layers, onnx_graph.left_in_float(float_proto, proto), {**given, **barred}, _WHY
@@ -71,21 +73,33 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
         "grids_kept": len(kept),
         "weight_sqnr_db_by_type": onnx_graph.weight_sqnr(float_proto, proto),
         **_told(request, mixed, layers),
+        **(biases.told(layers) if biases else {}),
     }
     return Outcome(quantized.with_traits(Trait(TraitKind.QUANTIZED, request.weight_bits)), changed, skipped, notes)
 
 
-def _mixed(
-    quantizer: _Quantizer, model: Model, barred: Mapping[str, str], context: PassContext
-) -> onnx_mixed.Mixed:
+def _biases(
+    request: StaticInt8, proto: ModelProto, signature: Signature, context: PassContext
+) -> onnx_bias.Biases | None:
+    """Look at the biases of a graph, which gives each layer one of its own, where they are to be corrected."""
+    if not request.bias_correction:
+        return None
+    if context.data is None or not context.data.size(Part.CALIBRATE):
+        raise RecipeError("bias_correction looks at calibration samples, and none were given; give --data")
+    some = min(onnx_bias.SAMPLES, context.data.size(Part.CALIBRATE))
+    batches = onnx_calibrate.samples(context.data, signature, some, _BATCH)
+    return onnx_bias.Biases(proto, batches, context)
+
+
+def _mixed(maker: _Maker, model: Model, context: PassContext) -> onnx_mixed.Mixed:
     """Choose the layers to give back, where a limit of the error is asked for."""
-    most = quantizer.request.max_error
+    most = maker.quantizer.request.max_error
     if not most:
         return onnx_mixed.Mixed()
     if context.data is None:
         raise RecipeError("max_error is measured on calibration samples, and no data was given; give --data")
-    nodes = [node for node in quantizer.layers if node not in barred]
-    return onnx_mixed.choose(model, lambda given: quantizer(barred, given)[0], nodes, most, context)
+    nodes = [node for node in maker.quantizer.layers if node not in maker.barred]
+    return onnx_mixed.choose(model, maker, nodes, most, context)
 
 
 def _told(request: StaticInt8, mixed: onnx_mixed.Mixed, layers: Mapping[str, tuple[str, str]]) -> dict[str, object]:
@@ -212,6 +226,30 @@ class _Quantizer:
             nodes_to_exclude=floats,
             extra_options={"ActivationSymmetric": not self.unsigned},
         )
+
+
+class _Maker:
+    """Makes the graph for each choice of nodes to give back, with its biases corrected or not."""
+
+    def __init__(self, quantizer: _Quantizer, barred: Mapping[str, str], biases: onnx_bias.Biases | None) -> None:
+        self.quantizer, self.barred, self.biases = quantizer, barred, biases
+        self.last: tuple[tuple[str, ...], tuple[ModelProto, dict[str, int]]] | None = None
+
+    def alone(self, node: str, nodes: Sequence[str]) -> ModelProto:
+        """Return the graph with one of some nodes quantized, its own bias corrected."""
+        made = self.quantizer(self.barred, [other for other in nodes if other != node])[0]
+        if self.biases:
+            self.biases.correct(made, only=node)
+        return made
+
+    def final(self, given: Sequence[str]) -> tuple[ModelProto, dict[str, int]]:
+        """Return what would be shipped, and the greatest integer of each weight that lay on a grid."""
+        if self.last is None or self.last[0] != tuple(given):
+            made = self.quantizer(self.barred, given)
+            if self.biases:
+                self.biases.correct(made[0])
+            self.last = tuple(given), made
+        return self.last[1]
 
 
 def _x86() -> bool:

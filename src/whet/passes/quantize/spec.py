@@ -92,8 +92,13 @@ class StaticInt8(Pass):
     calibration samples err by no more than that, as squared error over variance: 0.01 is 20 dB. What is given back
     costs speed, or bytes.
 
+    With ``bias_correction`` the mean that rounding adds to each channel is taken off the layer's bias, in the order
+    of the graph: no slower, no larger, and for depthwise networks half the error or less. Layers left in float are
+    corrected too. What has no bias of its own (a MatMul without an Add, an LSTM) is reported.
+
     Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
-    inference"; entropy after Migacz 2017, "8-bit inference with TensorRT".
+    inference"; entropy after Migacz 2017, "8-bit inference with TensorRT"; biases after Nagel et al. 2019,
+    "Data-free quantization through weight equalization and bias correction", section 4.2, from data.
     """
 
     name: ClassVar[str] = "static-int8"
@@ -125,6 +130,13 @@ class StaticInt8(Pass):
         Meta(
             description="Leave the first and the last layer in float: often the most sensitive, and a first "
             "convolution of few channels is slow in INT8."
+        ),
+    ] = False
+    bias_correction: Annotated[
+        bool,
+        Meta(
+            description="Take off each layer's bias what rounding adds to the mean of its channels, on up to 64 "
+            "calibration samples."
         ),
     ] = False
     max_error: Annotated[
