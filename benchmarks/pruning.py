@@ -11,6 +11,7 @@ from pathlib import Path
 import clustering
 import numpy as np
 import torch
+from racing import race
 
 import whet
 from whet.data.data import Part
@@ -76,14 +77,6 @@ def told(notes):
     recovery = found["recovery"][-1]
     spent = f", {recovery.get('epochs', 0):.1f} epochs in {recovery.get('seconds', 0):.0f} s"
     return f"{found['now'] / found['before']:.3f} of the {found['target']}{spent}, {' '.join(widths)}"
-
-
-def race(first, second, what, size):
-    """Print how many times as fast the second file is as the first, on one thread, in turns."""
-    standing = whet.bench(first, second, batch_sizes=(size,), threads=1)[1]
-    speed = next(item for item in standing.measurements if item.metric == "speedup")
-    limits = f"{speed.interval.low:.2f} to {speed.interval.high:.2f}"
-    print(f"   batch {size}: {what}: {speed.value:.2f}x ({limits}) {speed.conditions.get('noise', '')}", flush=True)
 
 
 def show(name, epochs, out):

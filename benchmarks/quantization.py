@@ -1,8 +1,10 @@
 """Train real models for integers of few bits, and print what is left of them in the file that ships.
 
 python benchmarks/quantization.py resnet20 --bits 3 [--edge-bits 8] [--epochs 5] [--out FOLDER]
+python benchmarks/quantization.py mobilenetv1_025 --bits 0 --equalize --bias-correction --max-error 0.005 --race
 
---bits 0 trains nothing; --weight-bits rounds without training. A run that was killed goes on in the same folder.
+--bits 0 trains nothing; --weight-bits rounds without training; --race times the packed file in turns with the float
+file and with plain static INT8. A run that was killed goes on in the same folder.
 """
 
 import argparse
@@ -12,7 +14,9 @@ from pathlib import Path
 import models
 import numpy as np
 import onnx
+import packing
 import torch
+from racing import race
 
 import whet
 from whet.data.data import Part
@@ -21,7 +25,7 @@ from whet.passes.base import PassContext
 from whet.passes.export.spec import ExportOnnx
 from whet.passes.graph.spec import CleanGraph, OptimizeGraph
 from whet.passes.pack.spec import Pack
-from whet.passes.quantize.spec import StaticInt8
+from whet.passes.quantize.spec import Equalize, StaticInt8
 from whet.passes.quantize.trained import Qat
 from whet.train.spec import Recovery
 
@@ -70,6 +74,49 @@ class Case:
         print(f"   {what:<28} {100 * right:6.2f} %, agrees on {100 * agreed:6.2f} %{size}", flush=True)
 
 
+def trained(model, asked, context):
+    """Return a model trained for integers, and print what that took."""
+    how = Recovery(epochs=asked.epochs, learning_rate=asked.learning_rate, batch_size=asked.batch_size)
+    qat = Qat(weight_bits=asked.bits, edge_bits=asked.edge_bits, freeze=asked.freeze, recovery=how)
+    start = time.perf_counter()
+    outcome = qat.apply(model, context)
+    losses = ", ".join(f"{loss:.3g}" for loss in outcome.notes["losses"])
+    before = outcome.notes["loss_before"]
+    print(f"   trained {time.perf_counter() - start:.0f} s: loss {before:.3g}, then {losses}", flush=True)
+    return outcome.model
+
+
+def quantized(model, asked, context):
+    """Return a float graph in INT8, and print how it was done."""
+    static = StaticInt8(
+        calibration=asked.calibration,
+        weight_bits=asked.weight_bits,
+        bias_correction=asked.bias_correction,
+        max_error=asked.max_error,
+    )
+    start = time.perf_counter()
+    for step in (Equalize(), static) if asked.equalize else (static,):
+        outcome = step.apply(model, context)
+        model = outcome.model
+    error = outcome.notes.get("output_error", "not measured")
+    print(f"   quantized in {time.perf_counter() - start:.0f} s, error on calibration samples {error}")
+    print(f"   given back: {outcome.notes.get('given_back', 'none asked for')}", flush=True)
+    return model
+
+
+def twins(out, data):
+    """Print how far the packed file's outputs are from the unpacked one's, in both runtimes, and its speed."""
+    files = {name: out / f"{file}.onnx" for name, file in (("unpacked", "static"), ("packed", "packed"))}
+    batch = {"x": next(iter(data.batch(Part.TEST, range(4)).values()))}
+    one, other = (packing.session(path).run(None, batch)[0] for path in files.values())
+    off, ratio = packing.in_openvino(files, batch)
+    equal = "equal" if np.array_equal(one, other) else "DIFFERENT"
+    print(
+        f"   packed: outputs {equal} in ONNX Runtime; in OpenVINO off by {off:.1e}, {ratio:.2f}x as fast",
+        flush=True,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=list(CASES))
@@ -80,38 +127,38 @@ def main():
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--freeze", type=float, default=0.3)
+    parser.add_argument("--equalize", action="store_true")
+    parser.add_argument("--bias-correction", action="store_true")
     parser.add_argument("--max-error", type=float, default=0.0)
     parser.add_argument("--calibration", default="percentile")
+    parser.add_argument("--race", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/quantization"))
-    asked = parser.parse_args()
+    show(parser.parse_args())
+
+
+def show(asked):
+    """Train, quantize and pack; print what is left at every step."""
     torch.set_num_threads(1)
     asked.out.mkdir(parents=True, exist_ok=True)
     case = Case(asked.name)
     context = PassContext(asked.out, data=case.splits, original=case.load)
     print(f"{asked.name}, {len(case.labels):,} samples")
     case.tell("original", case.original)
-    model = case.original
-    if asked.bits:
-        how = Recovery(epochs=asked.epochs, learning_rate=asked.learning_rate, batch_size=asked.batch_size)
-        qat = Qat(weight_bits=asked.bits, edge_bits=asked.edge_bits, freeze=asked.freeze, recovery=how)
-        start = time.perf_counter()
-        outcome = qat.apply(model, context)
-        losses = ", ".join(f"{loss:.3g}" for loss in outcome.notes["losses"])
-        before = outcome.notes["loss_before"]
-        print(f"   trained {time.perf_counter() - start:.0f} s: loss {before:.3g}, then {losses}")
-        model = outcome.model
+    model = trained(case.original, asked, context) if asked.bits else case.original
     for step in (ExportOnnx(), OptimizeGraph()):
         model = step.apply(model, context).model
     case.tell("float, exported", model, asked.out / "float.onnx")
-    static = StaticInt8(
-        calibration=asked.calibration, weight_bits=asked.weight_bits, max_error=asked.max_error
-    ).apply(model, context)
-    model = static.model
-    print(f"   given back: {static.notes.get('given_back', 'none asked for')}")
+    if asked.race:
+        case.tell("static INT8 by default", StaticInt8().apply(model, context).model, asked.out / "plain.onnx")
+    model = quantized(model, asked, context)
     case.tell("static INT8", model, asked.out / "static.onnx")
     for step in (CleanGraph(), Pack()):
         model = step.apply(model, context).model
     case.tell("packed", model, asked.out / "packed.onnx")
+    twins(asked.out, case.splits)
+    for size in (1, 32) if asked.race else ():
+        for name in ("float", "plain"):
+            race(asked.out / f"{name}.onnx", asked.out / "packed.onnx", f"packed against {name}", size)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,14 @@ _PRESETS: Mapping[str, tuple[str, Steps, Steps]] = {
         [],
         [{"pass": "static-int8", "calibration": "percentile", "float_edges": True}],
     ),
+    "static-int8-mixed": (
+        "Static INT8 for depthwise networks: channels equalized, biases corrected, what errs most left in float.",
+        [],
+        [
+            {"pass": "equalize", "allow_unchanged": True},
+            {"pass": "static-int8", "calibration": "percentile", "bias_correction": True, "max_error": 0.005},
+        ],
+    ),
     "static-int8-packed": (
         "Static INT8 of 6-bit weights, stored in 6 bits: as fast, a fifth of the size.",
         [],

@@ -21,6 +21,7 @@ _TRIED = (
     "half",
     "static-int8-minmax",
     "static-int8-entropy",
+    "static-int8-mixed",
     "static-int8-packed",
     "dynamic-int8-packed",
     "combined",
