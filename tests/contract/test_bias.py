@@ -11,6 +11,8 @@ from whet.errors import RecipeError
 from whet.passes.pack.spec import Pack
 from whet.passes.quantize import onnx_graph
 from whet.passes.quantize.spec import Equalize, StaticInt8
+from whet.recipe.presets import preset
+from whet.types import Format
 
 X = graphs.floats(64, 3, 8, 8, seed=7) + 2  # of a mean, which weights rounded to one side shift
 DATA = Splits({Part.CALIBRATE: ArraySamples({"x": X})})
@@ -180,3 +182,26 @@ def test_after_equalize_packed_and_again():
 def test_it_looks_at_data():
     with pytest.raises(RecipeError, match="none was given"):
         graphs.apply(StaticInt8(bias_correction=True), graphs.model(depthwise()))
+
+
+def test_the_preset_for_depthwise_networks():
+    """It keeps its limit where plain static INT8 does not, and tries no layer alone where that is not needed."""
+    uneven = depthwise()
+    for tensor in uneven.graph.initializer:
+        if tensor.name in ("first.weight", "first.bias"):
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            array[0] *= 300
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    plain = {}
+    for name, given in (("even", graphs.model(depthwise())), ("uneven", graphs.model(uneven))):
+        state = given
+        for step in preset("static-int8-mixed", Format.ONNX).steps[1:-1]:
+            outcome = graphs.apply(step, state, data=DATA)
+            state = outcome.model
+        want = np.float64(graphs.forward(given, {"x": X})["y"])
+        spread = ((want - want.mean(0)) ** 2).sum()
+        assert error(given, outcome) / spread <= 0.005
+        plain[name] = error(given, static(given)) / spread
+        assert outcome.notes["given_back"] == []
+        assert outcome.notes["sensitivity"] == {}
+    assert plain["uneven"] > 0.005
