@@ -20,6 +20,7 @@ LIBRARIES = (
     "onnxruntime",
     "onnxslim",
     "onnxscript",
+    "ai-edge-litert",
     "scikit-learn",
 )
 

@@ -72,6 +72,9 @@ class TensorSpec:
         sample: The axis that is the sample; None of a constant, which is the same for all samples. The state of a
             recurrent network often has it second: (layers, sample, width).
         most: The greatest length of each axis; ``None`` (or too few entries) where there is no bound.
+        coded: The integer type in which the file holds the numbers of a quantized input or output, whose ``low``
+            and ``high`` are then the least and the greatest; arrays of this type go in as they are. Empty where the
+            file holds ``dtype``.
     """
 
     name: str
@@ -82,6 +85,7 @@ class TensorSpec:
     high: float | None = None
     sample: int | None = 0
     most: tuple[int | None, ...] = ()
+    coded: str = ""
 
     def __str__(self) -> str:
         """Return ``name=dtype[?,3,32,32]``."""
@@ -92,6 +96,13 @@ class TensorSpec:
     def held(self) -> bool:
         """Whether it has one value, which stands in where the data has no such input."""
         return self.low is not None and self.low == self.high
+
+    @property
+    def step(self) -> float:
+        """The distance between two neighbouring numbers of a quantized input or output; 0 of any other."""
+        if not self.coded or self.low is None or self.high is None:
+            return 0.0
+        return float(self.high - self.low) / ((1 << 8 * itemsize(self.coded)) - 1)
 
     def concrete(self, batch: int) -> tuple[int, ...]:
         """Return a shape without free axes: ``batch`` samples, the example (or 1) elsewhere."""
@@ -108,8 +119,9 @@ class TensorSpec:
     def check(self, array: Array) -> None:
         """Raise SignatureError unless ``array`` has this type and shape, and no axis is too long."""
         if array.dtype != self.dtype:
+            or_coded = f" (or {self.coded}, as the file holds it)" if self.coded else ""
             raise SignatureError(
-                f"input {self.name!r} takes {self.dtype}, the data has {array.dtype}; convert the data, "
+                f"input {self.name!r} takes {self.dtype}{or_coded}, the data has {array.dtype}; convert the data, "
                 f"or normalise it with --preprocess"
             )
         fits = array.ndim == len(self.shape) and all(
@@ -132,12 +144,14 @@ class TensorSpec:
     def fit(self, array: Array) -> Array:
         """Return ``array``, checked; whole numbers of another width than a model of tokens takes are converted.
 
+        Of a quantized input, numbers or the integers that the file holds are taken.
+
         Raises:
             SignatureError: It has another type or shape, or holds a number that the type cannot.
         """
         if array.dtype != self.dtype and array.dtype.kind in "iu" and self.dtype in ("int64", "int32"):
             array = self._converted(array)
-        self.check(array)
+        (replace(self, dtype=self.coded, coded="") if array.dtype == self.coded else self).check(array)
         return array
 
     def _converted(self, array: Array) -> Array:

@@ -79,12 +79,12 @@ class TestOnnxRecurrent(TestOnnx):
 
 
 def test_every_format_with_an_adapter_is_under_contract():
-    assert set(formats()) == {Format.TORCH, Format.ONNX}
+    assert set(formats()) == {Format.TORCH, Format.ONNX, Format.TFLITE}
 
 
 def test_a_format_without_an_adapter_is_refused_by_name():
-    with pytest.raises(ModelError, match=r"does not open tflite models; it opens torch, onnx"):
-        adapter_for(Format.TFLITE)
+    with pytest.raises(ModelError, match=r"does not open openvino models; it opens torch, onnx, tflite"):
+        adapter_for(Format.OPENVINO)
 
 
 # --- what a source may be -------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_a_factory_that_gives_no_model_is_one_clear_line(files, name, message):
     [
         ("nowhere.py:build", "nowhere.py does not exist"),
         ("tiny.py", r"name the function in it that builds the model: .*tiny.py:build"),
-        ("model.tflite", r"\.tflite files are not read by this version"),
+        ("model.keras", r"\.keras files are not read by this version"),
         ("weights.pt", r"holds weights, not a model; name the function .* model.py:build --weights"),
         ("model.docx", "model.docx is none of these"),
     ],

@@ -75,10 +75,11 @@ class TestOnnxRuntimeTwoInputs(TestOnnxRuntime):
 
 
 def test_every_runtime_is_under_contract():
-    assert set(base.names()) == {"torch", "onnxruntime"}
+    assert set(base.names()) == {"torch", "onnxruntime", "litert"}
     assert {name: formats_of(name) for name in base.names()} == {
         "torch": (Format.TORCH,),
         "onnxruntime": (Format.ONNX,),
+        "litert": (Format.TFLITE,),
     }
 
 
@@ -90,7 +91,7 @@ def test_every_runtime_is_under_contract():
     [
         (Deployment("onnxruntim"), Format.ONNX, r"unknown runtime 'onnxruntim'; did you mean 'onnxruntime'\?"),
         (Deployment("torch"), Format.ONNX, "torch does not run onnx models; it runs torch"),
-        (Deployment(), Format.TFLITE, "no runtime for tflite models"),
+        (Deployment(), Format.OPENVINO, "no runtime for openvino models"),
         (Deployment(options={"graph_levl": "all"}), Format.ONNX, "'graph_levl'; did you mean 'graph_level'"),
         (Deployment(options={"graph_level": "most"}), Format.ONNX,
          "graph_level is one of all, extended, basic, disabled, not 'most'"),
@@ -107,7 +108,7 @@ def test_an_unknown_runtime_has_no_formats():
         formats_of("tensort")
 
 
-@pytest.mark.parametrize(("format_", "name"), [(Format.TORCH, "torch"), (Format.ONNX, "onnxruntime")])
+@pytest.mark.parametrize(("format_", "name"), [(Format.TORCH, "torch"), (Format.ONNX, "onnxruntime"), (Format.TFLITE, "litert")])
 def test_a_format_has_its_usual_runtime(format_, name):
     assert runtime_for(Deployment(), format_).name == name
 

@@ -13,6 +13,7 @@ from whet import markup, plain
 from whet.bundle import manifest
 from whet.bundle.manifest import Manifest
 from whet.errors import BundleError, WhetError
+from whet.lazy import resolve
 from whet.machine import Machine, this_machine
 from whet.models.adapter import adapter_for
 from whet.models.model import Stored
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 Kind = Literal["manifest", "files", "signature", "processor", "golden"]
 _IGNORED = {manifest.FILE}
+# What reads the signature that a model of a format declares itself.
+_SIGNATURES = {
+    Format.ONNX: ("whet.models.onnx.signature:graph_signature", "onnx"),
+    Format.TFLITE: ("whet.models.tflite.signature:file_signature", "litert"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +135,13 @@ def _processor(made: Manifest, machine: Machine) -> Check:
 
 def _signature(stored: Stored, made: Manifest) -> Check:
     """Compare the model's own signature with the manifest's; torch modules show theirs only by running."""
-    if stored.format is not Format.ONNX:
+    if stored.format not in _SIGNATURES:
         return Check("signature", True, "torch modules declare none; compared by the golden outputs")
     try:
         model = adapter_for(stored.format).load(stored.path, stored.source)
+        own = resolve(*_SIGNATURES[stored.format])(model)
     except WhetError as error:
         return Check("signature", False, str(error))
-    from whet.models.onnx.signature import graph_signature
-
-    own = graph_signature(model)
     for name, mine, told in (
         ("input", own.inputs, made.signature.inputs),
         ("output", own.outputs, made.signature.outputs),

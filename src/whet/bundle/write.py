@@ -37,6 +37,13 @@ _BINS = 32
 _STANDALONE = Path(__file__).parent / "standalone"
 _METRICS = "metrics.json"
 _TOKENIZER = "tokenizer.json"
+_RUNS_IN = {
+    Format.TORCH: ("torch", "safetensors"),
+    Format.ONNX: ("onnxruntime",),
+    Format.TFLITE: ("ai-edge-litert",),
+}
+# The options by which each runtime runs the graph as it stands: a second opinion on what outputs may deviate by.
+_PLAIN = {Format.ONNX: {"graph_level": "disabled"}, Format.TFLITE: {"kernels": "builtin"}}
 
 
 @dataclass(frozen=True)
@@ -178,8 +185,8 @@ def _copy_code(folder: Path, contents: Contents) -> None:
         libraries.append("pillow")
     if contents.splits.preprocess.tokens is not None:
         libraries.append("tokenizers")
+    libraries += _RUNS_IN[contents.stored.format]
     if contents.stored.format is Format.TORCH:
-        libraries += ["torch", "safetensors"]
         shutil.copyfile(
             Path(preprocess.__file__).parent.parent / "models/torch/edits.py", folder / "torch_edits.py"
         )
@@ -187,8 +194,6 @@ def _copy_code(folder: Path, contents: Contents) -> None:
             _copy_source(Path(contents.source.path), folder / manifest.SOURCE)
         if contents.source.origin is Origin.HUB:
             libraries.append("transformers")
-    else:
-        libraries.append("onnxruntime")
     found = versions(libraries)
     lines = [f"{name}=={found[name].partition('+')[0]}" if name in found else name for name in libraries]
     write_text(folder / "requirements.txt", "\n".join(lines) + "\n")
@@ -219,7 +224,8 @@ def _golden(
     """Record a few inputs, raw and ready, with the outputs they must give and the deviation tolerated.
 
     What is tolerated is four times what the same machine deviates by when samples go in one by one and graphs are
-    not optimized, and at least 1e-5 of the greatest output: another processor adds up in another order.
+    not optimized, and at least 1e-5 of the greatest output: another processor adds up in another order. Of a
+    quantized output it is a step at least, to which another sum may be rounded.
     """
     splits = contents.splits
     count = min(signature.batch or _GOLDEN_SAMPLES, splits.size(Part.SELECT))
@@ -227,11 +233,12 @@ def _golden(
     batch = signature.bind(splits.batch(Part.SELECT, numbers))
     outputs = predict(session, signature, [batch])
     others = _deviations(contents, folder, session, signature, batch)
+    steps = {spec.name: spec.step for spec in signature.outputs}
     tolerance = {}
     for name, array in outputs.items():
         spread = max((float(np.abs(other[name] - array).max(initial=0.0)) for other in others), default=0.0)
         scale = float(np.abs(array).max(initial=0.0))
-        tolerance[name] = max(4 * spread, 1e-5 * scale, 1e-9)
+        tolerance[name] = max(4 * spread, 1e-5 * scale, 1.001 * steps.get(name, 0.0), 1e-9)
     arrays: dict[str, Array] = {f"input.{name}": array for name, array in batch.items()}
     arrays |= {f"output.{name}": array for name, array in outputs.items()}
     rows = splits.rows(Part.SELECT, numbers)
@@ -256,10 +263,10 @@ def _deviations(
         count = signature.count(batch)
         singles = [signature.take(batch, at, at + 1) for at in range(count)]
         found.append(predict(session, signature, singles))
-    if contents.stored.format is Format.ONNX:
-        plain_options = {**contents.deployment.options, "graph_level": "disabled"}
-        name = next(path for path in folder.iterdir() if path.suffix == ".onnx")
-        shipped = Stored(Format.ONNX, name)
+    form = contents.stored.format
+    if form in _PLAIN:
+        plain_options = {**contents.deployment.options, **_PLAIN[form]}
+        shipped = Stored(form, next(path for path in folder.iterdir() if path.suffix == f".{form}"))
         with open_session(shipped, replace(contents.deployment, options=plain_options)) as other:
             found.append(predict(other, signature, [batch]))
     return found

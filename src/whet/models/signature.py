@@ -1,13 +1,21 @@
-"""Inputs as a user writes them: ``ids=int64[1,200]:0..30000``."""
+"""Inputs as a user writes them, ``ids=int64[1,200]:0..30000``, and what they add to what a file says itself."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from whet.errors import SignatureError, did_you_mean
-from whet.types import TensorSpec
+from whet.types import Signature, TensorSpec
 
+if TYPE_CHECKING:
+    from whet.types import Batch
+
+_LENGTHS = (1, 16, 128, 512, 1024, 4096, 16000)  # tried for free axes, the least that runs is taken
+_VALUES = 2**24  # of one input at most: several free axes multiply
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
 _FORM = re.compile(
@@ -73,3 +81,82 @@ def _axes(text: str, whole: str) -> tuple[list[int], set[int]]:
             raise SignatureError(f"cannot read axis {axis} of {whole!r}; an axis is 3, or ?128 where it is free")
         sizes.append(int(word))
     return sizes, free
+
+
+def refine(signature: Signature, declared: tuple[TensorSpec, ...]) -> Signature:
+    """Give free axes the lengths, and synthetic values the ranges, that a user declared.
+
+    An input of fixed axes that is held at one value is the same for all samples.
+    """
+    if not declared:
+        return signature
+    by_name = {spec.name: spec for spec in declared}
+    if len(declared) == 1 and len(signature.inputs) == 1:
+        by_name = {signature.inputs[0].name: declared[0]}
+    unknown = [name for name in by_name if name not in {spec.name for spec in signature.inputs}]
+    if unknown:
+        names = ", ".join(str(spec) for spec in signature.inputs)
+        raise SignatureError(f"the model has no input {unknown[0]!r}; its inputs are {names}")
+    inputs = []
+    for spec in signature.inputs:
+        given = by_name.get(spec.name)
+        if given is None:
+            inputs.append(spec)
+            continue
+        if given.dtype != spec.dtype or not _fits(given, spec):
+            raise SignatureError(f"--input {given} does not fit the model's input {spec}")
+        constant = given.held and None not in spec.shape and len(signature.inputs) > 1
+        sample = None if constant else spec.sample
+        inputs.append(replace(spec, example=given.example, low=given.low, high=given.high, sample=sample))
+    return Signature(tuple(inputs), signature.outputs)
+
+
+def with_lengths(
+    signature: Signature, sample: Batch | None, opened: Callable[[], Callable[[Batch], object]]
+) -> Signature:
+    """Give free axes that nobody declared a length to measure at: the data's, or the least at which the model runs.
+
+    Where it runs at none that is tried, the signature is returned as it is.
+
+    Args:
+        signature: As far as it is known.
+        sample: Of the data, where there is any.
+        opened: Opens the model, and returns what runs it on a batch; both may raise.
+    """
+    if not any(_undeclared(spec) for spec in signature.inputs):
+        return signature
+    if sample is not None:
+        bound = signature.bind(sample)
+        return _examples(signature, {name: array.shape for name, array in bound.items()})
+    try:
+        run = opened()
+    except Exception:  # noqa: BLE001 - what cannot be opened is told by the runtime that is to run it
+        return signature
+    for length in _LENGTHS:
+        tried = _examples(signature, {spec.name: (length,) * len(spec.shape) for spec in signature.inputs})
+        if max(math.prod(size or length for size in spec.shape) for spec in tried.inputs) > _VALUES:
+            break
+        try:
+            run(tried.synthetic(2))
+        except Exception:  # noqa: BLE001, S112 - as long as it takes
+            continue
+        return tried
+    return signature
+
+
+def _undeclared(spec: TensorSpec) -> bool:
+    """Tell whether an input has a free axis, the sample's excepted, without a length to measure at."""
+    return not spec.example and any(size is None and axis != spec.sample for axis, size in enumerate(spec.shape))
+
+
+def _examples(signature: Signature, lengths: dict[str, tuple[int, ...]]) -> Signature:
+    inputs = [replace(spec, example=lengths[spec.name]) if _undeclared(spec) else spec for spec in signature.inputs]
+    return Signature(tuple(inputs), signature.outputs)
+
+
+def _fits(given: TensorSpec, spec: TensorSpec) -> bool:
+    """Tell whether declared lengths are those of a graph's fixed axes, but for the sample's."""
+    return len(given.shape) == len(spec.shape) and all(
+        axis == spec.sample or size in (None, length)
+        for axis, (size, length) in enumerate(zip(spec.shape, given.example, strict=True))
+    )

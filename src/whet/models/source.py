@@ -26,8 +26,8 @@ class Origin(StrEnum):
     MEMORY = "memory"  # an object that the user's program holds
 
 
-_SUFFIXES = {".onnx": Format.ONNX, ".pt2": Format.TORCH}
-_LATER = {".keras", ".h5", ".tflite", ".xml", ".engine"}
+_SUFFIXES = {".onnx": Format.ONNX, ".pt2": Format.TORCH, ".tflite": Format.TFLITE}
+_LATER = {".keras", ".h5", ".xml", ".engine"}
 _WEIGHTS = {".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors"}
 
 
@@ -145,7 +145,7 @@ def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...]) -> S
     if suffix == ".py":
         raise ModelError(f"{path} is a Python file; name the function in it that builds the model: {path}:build")
     if suffix not in _SUFFIXES:
-        known = "an .onnx or .pt2 file, file.py:function, or hf:owner/name"
+        known = "an .onnx, .pt2 or .tflite file, file.py:function, or hf:owner/name"
         hint = f"{suffix} files are not read by this version" if suffix in _LATER else f"{path} is none of these"
         raise ModelError(f"a model is {known}; {hint}")
     if weights is not None:

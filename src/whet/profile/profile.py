@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _TIMERS = {
     Format.TORCH: ("whet.profile.torch:layer_times", "torch"),
     Format.ONNX: ("whet.profile.onnx:layer_times", "onnx"),
+    Format.TFLITE: ("whet.profile.tflite:layer_times", "litert"),
 }
 
 

@@ -75,8 +75,9 @@ class Runtime(Protocol):
 _RUNTIMES = {
     "torch": ("whet.runtimes.torch:TorchRuntime", "torch"),
     "onnxruntime": ("whet.runtimes.onnxruntime:OnnxRuntime", "onnx"),
+    "litert": ("whet.runtimes.litert:LiteRT", "litert"),
 }
-_USUAL = {Format.TORCH: "torch", Format.ONNX: "onnxruntime"}
+_USUAL = {Format.TORCH: "torch", Format.ONNX: "onnxruntime", Format.TFLITE: "litert"}
 
 
 def runtime_for(deployment: Deployment, wanted: Format) -> Runtime:

@@ -249,7 +249,8 @@ def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Pat
             f"nothing says what goes into {entrant.name}; give --data, or --input 'name=dtype[axes]'"
         )
     asked = deployment if deployment.runtime else replace(deployment, runtime=usual(source.format))
-    path = Path(source.path) if source.format is Format.ONNX else adapter.save(model, folder / entrant.name)
+    whole = source.format in (Format.ONNX, Format.TFLITE)  # what is run is the file itself
+    path = Path(source.path) if whole else adapter.save(model, folder / entrant.name)
     return Contestant(Stored(source.format, path, source), model.signature, asked)
 
 

@@ -18,6 +18,9 @@ from whet.trials.flips import Flips
 from whet.types import Format, Skipped
 
 
+_SHIPPED = (Format.ONNX, Format.TFLITE)  # formats whose files are what is shipped; others are exported first
+
+
 @dataclass(frozen=True)
 class Problem:
     """A model, data, and what is asked of them. Travels to every child process; never stored.
@@ -46,7 +49,7 @@ class Problem:
     def stays(self) -> bool:
         """Whether artifacts are run in the source's own format, so that the float model is the source itself."""
         runtime = self.deployment.runtime
-        return self.source.format is Format.ONNX or (runtime != "" and self.source.format in formats_of(runtime))
+        return self.source.format in _SHIPPED or (runtime != "" and self.source.format in formats_of(runtime))
 
     @property
     def cache(self) -> Path:

@@ -229,6 +229,13 @@ def test_half_precision_probabilities_add_up_nearly_enough():
     assert not metrics.are_logits(shares)
 
 
+@pytest.mark.parametrize("classes", [3, 12, 100])
+def test_probabilities_in_steps_add_up_nearly_enough(classes):
+    shares = softmax(2 * np.random.default_rng(0).standard_normal((50, classes)), axis=1)
+    assert not metrics.are_logits(np.rint(256 * shares) / 256)
+    assert metrics.are_logits(np.rint(256 * np.random.default_rng(0).random((50, classes))) / 256)
+
+
 @pytest.mark.parametrize("decimals", [0, 1, 12])
 def test_ranks_and_correlations_are_those_of_scipy(decimals):
     rng = np.random.default_rng(decimals)

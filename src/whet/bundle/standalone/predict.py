@@ -15,9 +15,11 @@ Each answer is one line of JSON. In Python: ``Predictor(folder).predict(raw)``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -44,7 +46,7 @@ class Predictor:
         self.preprocess, self.postprocess = code("preprocess").from_json(settings, self.folder / "preprocess")
         self.files = code("raw")
         self.inputs = self.manifest["signature"]["inputs"]
-        run = {"onnx": _onnx, "torch": _torch}[self.manifest["format"]]
+        run = {"onnx": _onnx, "torch": _torch, "tflite": _tflite}[self.manifest["format"]]
         if not compiled:
             self.manifest["deployment"].pop("compile", None)
         self._model = run(self.folder, self.manifest, threads, module)
@@ -130,12 +132,12 @@ def _held(spec: Any, count: int) -> Any:
 
 
 def _fit(array: Any, spec: Any) -> Any:
-    """Return an input in the model's type; refuse one of another shape."""
+    """Return an input in the model's type, or in the integers that a quantized one holds; refuse another shape."""
     want, have = spec["shape"][1:], array.shape[1:]
     if len(want) != len(have) or any(size not in (None, given) for size, given in zip(want, have, strict=True)):
         shown = ["?" if size is None else size for size in want]
         raise ValueError(f"the model's input {spec['name']} is {shown} a sample, this is {list(have)}")
-    return array.astype(spec["dtype"], copy=False)
+    return array.astype(array.dtype if array.dtype == spec.get("coded") else spec["dtype"], copy=False)
 
 
 def _onnx(folder: Path, manifest: Any, threads: int, module: Any) -> Any:
@@ -150,22 +152,92 @@ def _onnx(folder: Path, manifest: Any, threads: int, module: Any) -> Any:
         providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(str(folder / manifest["file"]), options, providers=providers)
     names = [output.name for output in session.get_outputs()]
-    axes, out = _axes(manifest["signature"]["inputs"]), _axes(manifest["signature"]["outputs"])
-    first = next(spec for spec in manifest["signature"]["inputs"] if axes[spec["name"]] is not None)
+    return _in_lots(lambda tensors: dict(zip(names, session.run(names, tensors), strict=True)), manifest)
+
+
+def _tflite(folder: Path, manifest: Any, threads: int, module: Any) -> Any:
+    """Open a TFLite file in LiteRT; numbers go in and come out, whatever integers the file holds."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    kinds = OpResolverType
+    kernels = {"builtin": kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES, "reference": kinds.BUILTIN_REF}
+    kind = kernels.get(manifest["deployment"].get("kernels"), kinds.BUILTIN)
+    with _quiet():
+        interpreter = Interpreter(
+            str(folder / manifest["file"]), num_threads=threads, experimental_op_resolver_type=kind
+        )
+        interpreter.allocate_tensors()
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    names = [[spec["name"] for spec in manifest["signature"][key]] for key in ("inputs", "outputs")]
+    coded = {spec["name"] for key in ("inputs", "outputs") for spec in manifest["signature"][key] if spec["coded"]}
+
+    shapes: Any = []
+
+    def run(tensors: Any) -> Any:
+        wanted = [list(tensors[name].shape) for name in names[0]]
+        if wanted != shapes:
+            for shape, details in zip(wanted, inputs, strict=True):
+                interpreter.resize_tensor_input(details["index"], shape)
+            interpreter.allocate_tensors()
+            shapes[:] = wanted
+        interpreter.reset_all_variables()
+        for name, details in zip(names[0], inputs, strict=True):
+            interpreter.set_tensor(details["index"], _coded(tensors[name], details))
+        interpreter.invoke()
+        found = {}
+        for name, details in zip(names[1], outputs, strict=True):
+            array, (scale, zero) = interpreter.get_tensor(details["index"]), details["quantization"]
+            number = (array.astype(np.float32) - np.float32(zero)) * np.float32(scale) if name in coded else array
+            found[name] = number
+        return found
+
+    return _in_lots(run, manifest)
+
+
+def _coded(array: Any, details: Any) -> Any:
+    """Return an input in the integers by which a quantized tensor holds numbers, cut off at their ends."""
+    kind, (scale, zero) = details["dtype"], details["quantization"]
+    if array.dtype == kind:
+        return np.ascontiguousarray(array)
+    holds = np.iinfo(kind)
+    if np.isnan(array).any():
+        raise ValueError(f"an input has values that are no numbers (NaN), which {np.dtype(kind)} cannot hold")
+    return np.ascontiguousarray(np.clip(np.rint(array / np.float32(scale)) + zero, holds.min, holds.max), kind)
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep LiteRT from telling on standard error, past Python, that it made its delegate."""
+    sys.stderr.flush()
+    told, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(told, 2)
+        os.close(told)
+        os.close(nowhere)
+
+
+def _in_lots(call: Any, manifest: Any) -> Any:
+    """Return what runs a model on any number of samples, one of a fixed number so many at a time."""
+    inputs = manifest["signature"]["inputs"]
+    axes, out = _axes(inputs), _axes(manifest["signature"]["outputs"])
+    first = next(spec for spec in inputs if axes[spec["name"]] is not None)
     name, fixed = first["name"], first["shape"][axes[first["name"]]]
 
     def run(tensors: Any) -> Any:
         if not fixed:
-            return dict(zip(names, session.run(names, tensors), strict=True))
+            return call(tensors)
         count = tensors[name].shape[axes[name]]
         parts = []
         for start in range(0, count, fixed):
             numbers = np.minimum(np.arange(start, start + fixed), count - 1)
             lot = {key: value if axes[key] is None else value.take(numbers, axes[key])
                    for key, value in tensors.items()}  # fmt: skip
-            parts.append(session.run(names, lot))
-        kept = [(at, key) for at, key in enumerate(names) if out[key] is not None]
-        whole = {key: np.concatenate([part[at] for part in parts], out[key]) for at, key in kept}
+            parts.append(call(lot))
+        kept = [key for key in parts[0] if out[key] is not None]
+        whole = {key: np.concatenate([part[key] for part in parts], out[key]) for key in kept}
         return {key: value.take(np.arange(count), out[key]) for key, value in whole.items()}
 
     return run

@@ -16,7 +16,8 @@ from onnx.external_data_helper import uses_external_data
 from whet.errors import ModelError, SignatureError, in_one_line
 from whet.models.model import Model
 from whet.models.onnx import counting, initializers
-from whet.models.onnx.signature import graph_signature, has_shape, refine, with_lengths
+from whet.models.onnx.signature import graph_signature, has_shape, lengths
+from whet.models.signature import refine
 from whet.models.source import Source
 from whet.storage import storage_errors
 from whet.types import Format, Layer, Signature, TensorSpec
@@ -42,7 +43,7 @@ class OnnxAdapter:
         proto = read(Path(source.path))
         proto.ir_version = max(proto.ir_version, _WEIGHTS_NEED_NOT_BE_INPUTS)
         initializers.lift_constants(proto)
-        signature = with_lengths(proto, refine(graph_signature(proto), source.inputs), sample)
+        signature = lengths(proto, refine(graph_signature(proto), source.inputs), sample)
         model = Model(self.format, proto, signature, counting.traits(proto), source=source)
         if any(not has_shape(value) for value in proto.graph.output):
             signature = self._run_for_outputs(model, sample)

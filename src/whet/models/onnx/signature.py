@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,13 +12,11 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from whet.errors import SignatureError
+from whet.models.signature import with_lengths
 from whet.types import Signature, TensorSpec
 
 if TYPE_CHECKING:
     from whet.types import Batch
-
-_LENGTHS = (1, 16, 128, 512, 1024, 4096, 16000)  # tried for free axes, the least that runs is taken
-_VALUES = 2**24  # of one input at most: several free axes multiply
 
 
 def graph_signature(proto: ModelProto) -> Signature:
@@ -43,63 +40,19 @@ def graph_signature(proto: ModelProto) -> Signature:
     return Signature(tuple(known), tuple(_output(value, symbol, size) for value in proto.graph.output))
 
 
-def refine(signature: Signature, declared: tuple[TensorSpec, ...]) -> Signature:
-    """Give free axes the lengths, and synthetic values the ranges, that a user declared.
+def lengths(proto: ModelProto, signature: Signature, sample: Batch | None) -> Signature:
+    """Give free axes that nobody declared a length to measure at, as ``with_lengths`` does, in ONNX Runtime."""
 
-    An input of fixed axes that is held at one value is the same for all samples.
-    """
-    if not declared:
-        return signature
-    by_name = {spec.name: spec for spec in declared}
-    if len(declared) == 1 and len(signature.inputs) == 1:
-        by_name = {signature.inputs[0].name: declared[0]}
-    unknown = [name for name in by_name if name not in {spec.name for spec in signature.inputs}]
-    if unknown:
-        names = ", ".join(str(spec) for spec in signature.inputs)
-        raise SignatureError(f"the model has no input {unknown[0]!r}; its inputs are {names}")
-    inputs = []
-    for spec in signature.inputs:
-        given = by_name.get(spec.name)
-        if given is None:
-            inputs.append(spec)
-            continue
-        if given.dtype != spec.dtype or not _fits(given, spec):
-            raise SignatureError(f"--input {given} does not fit the model's input {spec}")
-        constant = given.held and None not in spec.shape and len(signature.inputs) > 1
-        sample = None if constant else spec.sample
-        inputs.append(replace(spec, example=given.example, low=given.low, high=given.high, sample=sample))
-    return Signature(tuple(inputs), signature.outputs)
-
-
-def with_lengths(proto: ModelProto, signature: Signature, sample: Batch | None) -> Signature:
-    """Give free axes that nobody declared a length to measure at: the data's, or the least at which the graph runs.
-
-    Where it runs at none that is tried, the signature is returned as it is.
-    """
-    if not any(_undeclared(spec) for spec in signature.inputs):
-        return signature
-    if sample is not None:
-        bound = signature.bind(sample)
-        return _examples(signature, {name: array.shape for name, array in bound.items()})
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
+    def opened() -> Callable[[Batch], object]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
         session = onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except Exception:  # noqa: BLE001 - what ONNX Runtime refuses is told by the runtime that is to run it
-        return signature
-    for length in _LENGTHS:
-        tried = _examples(signature, {spec.name: (length,) * len(spec.shape) for spec in signature.inputs})
-        if max(math.prod(size or length for size in spec.shape) for spec in tried.inputs) > _VALUES:
-            break
-        try:
-            session.run(None, dict(tried.synthetic(2)))
-        except Exception:  # noqa: BLE001, S112 - as long as it takes
-            continue
-        return tried
-    return signature
+        return lambda batch: session.run(None, dict(batch))
+
+    return with_lengths(signature, sample, opened)
 
 
 def has_shape(value: ValueInfoProto) -> bool:
@@ -137,24 +90,6 @@ def _output(value: ValueInfoProto, symbol: str, size: int | None) -> TensorSpec:
         return replace(spec, sample=symbols.index(symbol))
     fixed = bool(spec.shape) and size is not None and spec.shape[0] not in (None, size)
     return replace(spec, sample=None if fixed or (has_shape(value) and not spec.shape) else 0)
-
-
-def _undeclared(spec: TensorSpec) -> bool:
-    """Tell whether an input has a free axis, the sample's excepted, without a length to measure at."""
-    return not spec.example and any(size is None and axis != spec.sample for axis, size in enumerate(spec.shape))
-
-
-def _examples(signature: Signature, lengths: dict[str, tuple[int, ...]]) -> Signature:
-    inputs = [replace(spec, example=lengths[spec.name]) if _undeclared(spec) else spec for spec in signature.inputs]
-    return Signature(tuple(inputs), signature.outputs)
-
-
-def _fits(given: TensorSpec, spec: TensorSpec) -> bool:
-    """Tell whether declared lengths are those of a graph's fixed axes, but for the sample's."""
-    return len(given.shape) == len(spec.shape) and all(
-        axis == spec.sample or size in (None, length)
-        for axis, (size, length) in enumerate(zip(spec.shape, given.example, strict=True))
-    )
 
 
 def _spec(value: ValueInfoProto) -> TensorSpec:

@@ -1,0 +1,1 @@
+"""TFLite files: the flatbuffers that LiteRT runs."""
