@@ -55,7 +55,7 @@ def load(
     """Open a model.
 
     Args:
-        model: ``file.py:factory``, an ``.onnx`` file, or a ``torch.nn.Module``.
+        model: ``file.py:factory``, an ``.onnx`` or ``.tflite`` file, or a ``torch.nn.Module``.
         weights: A file of weights, for a factory.
         input: What goes in, as ``ids=int64[1,200]:0..30000``; several as a list. Lets the signature be found.
         trust_pickle: Allow weights to be unpickled.
@@ -205,7 +205,7 @@ def compare(*models: Any, data: Any, **options: Unpack[Options]) -> Standings:
     """Compare models with the first one: quality sample by sample, speed in turns, size and memory.
 
     Args:
-        models: ``file.py:factory``, ``.onnx`` files, bundles, or modules in memory.
+        models: ``file.py:factory``, ``.onnx`` or ``.tflite`` files, bundles, or modules in memory.
         data: As ``dataset`` takes it.
         options: See Options; ``weights`` are those of the factories, in order.
 

@@ -2,6 +2,7 @@
 
 import json
 
+import flat
 import graphs
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from whet.models.torch.adapter import TorchAdapter
 from whet.passes.quantize.spec import DynamicInt8
 from whet.runtimes import base
 from whet.runtimes.base import Deployment, formats_of, open_session, parse_runtime, predict, runtime_for
+from whet.runtimes.litert import LiteRT
 from whet.runtimes.onnxruntime import OnnxRuntime
 from whet.runtimes.torch import TorchRuntime
 from whet.testing import RuntimeContract
@@ -74,6 +76,28 @@ class TestOnnxRuntimeTwoInputs(TestOnnxRuntime):
         return graphs.model(graphs.two_ways())
 
 
+class TestLiteRT(TestTorch):
+    def make_runtime(self):
+        return LiteRT()
+
+    def make_content(self):
+        return flat.conv_net()
+
+    def make_stored(self):
+        model = flat.opened(self.make_content(), self.tmp_path)
+        return Stored(Format.TFLITE, self.tmp_path / "model.tflite"), model.signature
+
+
+class TestLiteRTInt8(TestLiteRT):
+    def make_content(self):
+        return flat.quantized()
+
+
+class TestLiteRTBuiltin(TestLiteRTInt8):
+    def deployment(self):
+        return Deployment("litert", {"kernels": "builtin"}, threads=1)
+
+
 def test_every_runtime_is_under_contract():
     assert set(base.names()) == {"torch", "onnxruntime", "litert"}
     assert {name: formats_of(name) for name in base.names()} == {
@@ -108,7 +132,9 @@ def test_an_unknown_runtime_has_no_formats():
         formats_of("tensort")
 
 
-@pytest.mark.parametrize(("format_", "name"), [(Format.TORCH, "torch"), (Format.ONNX, "onnxruntime"), (Format.TFLITE, "litert")])
+@pytest.mark.parametrize(
+    ("format_", "name"), [(Format.TORCH, "torch"), (Format.ONNX, "onnxruntime"), (Format.TFLITE, "litert")]
+)
 def test_a_format_has_its_usual_runtime(format_, name):
     assert runtime_for(Deployment(), format_).name == name
 
@@ -329,3 +355,77 @@ def test_a_number_that_an_embedding_does_not_have_is_no_fault_of_the_engine(tmp_
         pytest.raises(SignatureError, match=r"looks up a number .* give the tokenizer"),
     ):
         session.run(batch)
+
+
+# --- LiteRT ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kernels", "provider"),
+    [("xnnpack", "XNNPACK"), ("builtin", "builtin kernels"), ("reference", "reference kernels")],
+)
+def test_litert_runs_the_kernels_asked_for_and_says_which(tmp_path, kernels, provider):
+    there = Stored(Format.TFLITE, flat.written(flat.conv_net(), tmp_path))
+    batch = {"x": flat.floats(3, 8, 8, 2)}
+    with open_session(there, Deployment(options={"kernels": "reference"})) as session:
+        wanted = session.run(batch)["y"]
+    with open_session(there, Deployment(options={"kernels": kernels}, threads=2)) as session:
+        assert (session.facts["provider"], session.facts["kernels"]) == (provider, kernels)
+        assert session.facts["threads"] == 2
+        np.testing.assert_allclose(session.run(batch)["y"], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_litert_names_the_provider_by_what_xnnpack_really_took(tmp_path):
+    """Where it took no operator (of 64-bit integers it takes none), LiteRT's own kernels ran."""
+    content = flat.file(
+        [flat.tensor("x", (None, 4), "int64"), flat.tensor("y", (None, 4), "int64")],
+        [flat.operator("NEG", "x", "y")],
+        ["x"], ["y"],
+    )  # fmt: skip
+    there = Stored(Format.TFLITE, flat.written(content, tmp_path))
+    with open_session(there, Deployment()) as session:
+        assert session.facts["provider"] == "builtin kernels"
+        assert session.run({"x": np.array([[1, -2, 3, 0]])})["y"].tolist() == [[-1, 2, -3, 0]]
+
+
+def test_litert_outputs_are_copies(tmp_path):
+    there = Stored(Format.TFLITE, flat.written(flat.connected(), tmp_path))
+    x = flat.floats(4, 6)
+    with open_session(there, Deployment()) as session:
+        first = session.run({"row": x})["answer"]
+        kept = first.copy()
+        session.run({"row": 2 * x})
+        session.run({"row": x[:1]})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_litert_runs_batches_of_differing_sizes(tmp_path):
+    there = Stored(Format.TFLITE, flat.written(flat.conv_net(), tmp_path))
+    signature = flat.opened(flat.conv_net(), tmp_path).signature
+    x = flat.floats(13, 8, 8, 2)
+    with open_session(there, Deployment()) as session:
+        found = predict(session, signature, [{"x": x[:5]}, {"x": x[5:6]}, {"x": x[6:]}])["y"]
+        np.testing.assert_allclose(found, predict(session, signature, [{"x": x}])["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_litert_refuses_is_one_line_that_says_what_else_to_try(tmp_path):
+    there = Stored(Format.TFLITE, flat.written(flat.connected()[:100], tmp_path))
+    with pytest.raises(
+        RuntimeFailure, match=r"LiteRT cannot open model.tflite: .*litert:kernels=builtin"
+    ) as caught:
+        open_session(there, Deployment())
+    assert "\n" not in str(caught.value)
+    there = Stored(Format.TFLITE, flat.written(flat.conv_net(reshape_to=1), tmp_path))
+    with (
+        open_session(there, Deployment(options={"kernels": "builtin"})) as session,
+        pytest.raises(RuntimeFailure, match="LiteRT cannot run the model: ") as caught,
+    ):
+        session.run({"x": flat.floats(2, 8, 8, 2)})
+    assert "\n" not in str(caught.value)
+    assert "kernels=builtin" not in str(caught.value)
+
+
+def test_numbers_that_integers_cannot_stand_for_are_the_users_mistake(tmp_path):
+    there = Stored(Format.TFLITE, flat.written(flat.quantized(), tmp_path))
+    with open_session(there, Deployment()) as session, pytest.raises(SignatureError, match="NaN"):
+        session.run({"x": np.full((1, 6), np.nan, np.float32)})

@@ -39,7 +39,7 @@ class LiteRT:
         facts = {
             "runtime": "litert",
             "version": metadata.version("ai-edge-litert"),
-            "provider": "XNNPACK" if running.delegated() else f"{kernels} kernels",
+            "provider": "XNNPACK" if running.delegated() else f"{kernels.replace('xnnpack', 'builtin')} kernels",
             "threads": deployment.threads,
             "kernels": kernels,
         }

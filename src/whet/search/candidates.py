@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from whet.errors import RecipeError
+from whet.passes import registry
 from whet.recipe.presets import IN_TORCH, preset
 from whet.recipe.recipe import Recipe
 from whet.runtimes.base import formats_of, runtime_for
@@ -41,13 +42,19 @@ def deploy(problem: Problem, recipes: Sequence[Recipe]) -> list[Candidate]:
     Raises:
         RecipeError: A recipe cannot work on the source, its end is not what the runtime runs, or two share a name.
     """
+    source = problem.source.format
+    if not any(source in registry.pass_class(name).realised_by for name in registry.names()):
+        raise RecipeError(
+            f"no pass changes {source} models; {problem.source.name} can be measured (whet profile, bench, "
+            f"evaluate, compare): to make it smaller, start from the model that it was converted from"
+        )
     found: list[Candidate] = []
     names: set[str] = set()
     for recipe in recipes:
         if recipe.name in names or recipe.name == FLOAT:
             raise RecipeError(f"two recipes are named {recipe.name!r}; give each a name of its own")
         names.add(recipe.name)
-        end = recipe.check(problem.source.format)
+        end = recipe.check(source)
         try:
             runtime_for(problem.deployment, end)
         except RecipeError as error:

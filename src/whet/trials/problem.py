@@ -17,7 +17,6 @@ from whet.runtimes.base import Deployment, formats_of
 from whet.trials.flips import Flips
 from whet.types import Format, Skipped
 
-
 _SHIPPED = (Format.ONNX, Format.TFLITE)  # formats whose files are what is shipped; others are exported first
 
 

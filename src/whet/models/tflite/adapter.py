@@ -141,14 +141,16 @@ def _why(path: Path, content: bytes, error: Exception) -> str:
     except Exception:  # noqa: BLE001 - a file that LiteRT refuses may say anything of itself
         custom = []
     flex = [name for name in custom if name.startswith(_OF_TENSORFLOW)]
+    others = [name for name in custom if name not in flex]
     if flex:
         return (
             f"{path} has operators of TensorFlow itself ({', '.join(flex)}), which LiteRT does not run; convert it "
             f"with TFLITE_BUILTINS alone, without SELECT_TF_OPS"
+            + (f"; also custom operators ({', '.join(others)})" if others else "")
         )
-    if custom:
+    if others:
         return (
-            f"{path} has custom operators ({', '.join(custom)}), which LiteRT does not know; convert the model "
+            f"{path} has custom operators ({', '.join(others)}), which LiteRT does not know; convert the model "
             f"without them ({told})"
         )
     return f"LiteRT does not open {path}: {told}"

@@ -38,11 +38,6 @@ class Running:
         Raises:
             ValueError, RuntimeError: LiteRT refuses it.
         """
-        graph = parse(content)[0]
-        self._inputs = {name: (place, code_of(graph.tensors[place])) for name, place in graph.inputs}
-        self._outputs = {name: (place, code_of(graph.tensors[place])) for name, place in graph.outputs}
-        self._keeps = any(tensor.variable for tensor in graph.tensors)
-        self._shapes: dict[str, tuple[int, ...]] = {}
         with quiet():
             self.interpreter = Interpreter(
                 model_content=content,
@@ -51,6 +46,11 @@ class Running:
                 experimental_preserve_all_tensors=keep,
             )
             self.interpreter.allocate_tensors()
+        graph = parse(content)[0]
+        self._inputs = {name: (place, code_of(graph.tensors[place])) for name, place in graph.inputs}
+        self._outputs = {name: (place, code_of(graph.tensors[place])) for name, place in graph.outputs}
+        self._keeps = any(tensor.variable for tensor in graph.tensors)
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def run(self, batch: Batch) -> dict[str, Array]:
         """Return copies of the named outputs.

@@ -60,7 +60,7 @@ def code_of(tensor: Tensor) -> Code:
     """Return how a tensor holds its numbers."""
     how = tensor.quantization
     if how is None or tensor.type not in _CODED or len(how.scales) != 1 or not how.scales[0] > 0:
-        return Code(DTYPES[tensor.type])
+        return Code(DTYPES.get(tensor.type, tensor.type))
     return Code(DTYPES[tensor.type], float(how.scales[0]), int(how.zeros[0]))
 
 
