@@ -160,7 +160,8 @@ def _adder(
     elif node.op_type == "Gemm" and not settings.get("transB", 0):
         channels = int(shape[1])
     name = adder.input[at] if at < len(adder.input) else ""
-    if name and (name not in constants or math.prod(constants[name].dims) != channels):
+    held = list(constants[name].dims) if name in constants else []
+    if name and (math.prod(held) != channels or held[-1:] != [channels]):
         return "its bias is no constant of one number a channel"
     if settings.get("beta", 1.0) != 1:
         return "its bias is multiplied by a beta"
