@@ -15,6 +15,7 @@ from whet.passes.base import Pass
 _PASSES = {
     "magnitude-prune": "whet.passes.prune.spec:MagnitudePrune",
     "prune-channels": "whet.passes.prune.spec:PruneChannels",
+    "drop-blocks": "whet.passes.prune.blocks:DropBlocks",
     "factorize": "whet.passes.factorize.spec:Factorize",
     "cluster": "whet.passes.cluster.spec:Cluster",
     "distill": "whet.passes.distill.spec:Distill",

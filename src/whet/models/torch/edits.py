@@ -71,6 +71,28 @@ def channels_edit(layers: Mapping[str, Edit]) -> Edit:
     return {"edit": "channels", "layers": {name: dict(kept) for name, kept in layers.items()}}
 
 
+def blocks_edit(blocks: Mapping[str, int]) -> Edit:
+    """Take blocks out: in the place of each, what goes in goes on.
+
+    Args:
+        blocks: Their names, each with the form of what it gave: 0 a tensor, else a tuple so long, the tensor first.
+    """
+    return {"edit": "blocks", "blocks": dict(blocks)}
+
+
+class Through(nn.Module):
+    """Stands where a block was, and gives on what comes in first, in the form in which the block gave it."""
+
+    def __init__(self, form: int) -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """Return the first input."""
+        first = given[0] if given else next(iter(named.values()))
+        return (first, *(None,) * (self.form - 1)) if self.form else first
+
+
 class Int8Linear(nn.Module):
     """A Linear with INT8 weights, one scale a row; activations are quantized per call.
 
@@ -352,6 +374,12 @@ def _take(layer: Any, name: str, axis: int, numbers: Tensor) -> Tensor:
     return taken
 
 
+def _blocks(module: nn.Module, edit: Edit) -> nn.Module:
+    for name, form in edit["blocks"].items():
+        module = _put(module, module.get_submodule(name), Through(form).train(module.training))
+    return module
+
+
 def _student(module: nn.Module, edit: Edit) -> nn.Module:
     return module  # it was built from its own origin
 
@@ -361,6 +389,7 @@ _WIDTHS = {
     "out_channels": "out", "out_features": "out", "embedding_dim": "out",
 }  # fmt: skip
 _EDITS: dict[str, Callable[[nn.Module, Edit], nn.Module]] = {
+    "blocks": _blocks,
     "cast": _cast,
     "channels": _channels,
     "dynamic-int8": _dynamic_int8,

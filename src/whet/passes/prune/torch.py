@@ -19,10 +19,10 @@ from whet.passes.base import Outcome, PassContext, excluded
 from whet.passes.prune.choose import Choice, ladder, least_that_reach, on_line, order
 from whet.passes.prune.spec import PruneChannels
 from whet.passes.prune.torch_groups import depthwise
-from whet.passes.prune.torch_importance import SHARES, Batches, scores, sensitivities
+from whet.passes.prune.torch_importance import SHARES, Batches, batches, scores, sensitivities
 from whet.passes.prune.torch_units import difference, edit_of, find
 from whet.progress import Event
-from whet.train.spec import CHECKPOINTS, Trained
+from whet.train.spec import CHECKPOINTS, Recovery, Trained
 from whet.train.torch import recover
 from whet.types import Skipped
 
@@ -50,7 +50,7 @@ def prune_channels(request: PruneChannels, model: Model, context: PassContext) -
         state = thinning.applied(choice)
         if state is not thinning.model:
             trained = _recovered(request, state, context, step)
-            notes.setdefault("recovery", []).append(_told(trained))
+            notes.setdefault("recovery", []).append(told(trained))
     notes |= {"target": request.target, "before": whole, "wanted": request.keep * whole, "now": choice.cost}
     notes["widths"] = _widths(model.payload.module, state.payload.module)
     skipped = _skipped(state, thinning.reasons, set(notes["widths"]))
@@ -200,36 +200,36 @@ def _unfit(request: PruneChannels, module: nn.Module) -> Callable[[str, nn.Modul
 
 
 def _batches(request: PruneChannels, model: Model, context: PassContext) -> Batches:
-    """Return samples that importance and sensitivity are found on; of data where there is any.
+    """Return samples that importance and sensitivity are found on.
 
     Sensitivity looks at the first lot alone, importance at each.
     """
     assert model.signature is not None
     size = model.signature.batch or (_SAMPLES if request.ratios == "sensitivity" else _LOT)
-    count = _SAMPLES // size if request.importance == "taylor" else 1
-    data, part = context.data, Part.CALIBRATE
-    if data is None or data.size(part) < size:
-        return [tensors(model.signature.synthetic(size, context.seed + at)) for at in range(max(1, count))]
-    found = [model.signature.bind(batch) for batch in data.batches(part, size, _SAMPLES)]
-    return [tensors(batch) for batch in found if model.signature.count(batch) == size]
+    return batches(model, context, size, _SAMPLES // size if request.importance == "taylor" else 1)
 
 
 def _recovered(request: PruneChannels, model: Model, context: PassContext, step: int) -> Trained | str:
     """Train a thinned model in place, for its share of the epochs; or say why not."""
-    if context.original is None:
-        return "not trained: there is no original to learn from; run it in a recipe"
-    if context.data is None or not (context.data.size(Part.TRAIN) or context.data.size(Part.CALIBRATE)):
-        return "not trained: there is no data"
     whole = request.recovery
     share = replace(
         whole, epochs=whole.epochs / request.steps,
         minutes=None if whole.minutes is None else whole.minutes / request.steps,
     )  # fmt: skip
-    place = replace(context, folder=context.folder / CHECKPOINTS / f"step-{step + 1}")
-    return recover(model, context.original(), share, place)
+    return recovered(share, model, replace(context, folder=context.folder / CHECKPOINTS / f"step-{step + 1}"))
 
 
-def _told(trained: Trained | str) -> Mapping[str, Any]:
+def recovered(settings: Recovery, model: Model, context: PassContext) -> Trained | str:
+    """Train a model in place towards the original's outputs; or say why not."""
+    if context.original is None:
+        return "not trained: there is no original to learn from; run it in a recipe"
+    if context.data is None or not (context.data.size(Part.TRAIN) or context.data.size(Part.CALIBRATE)):
+        return "not trained: there is no data"
+    return recover(model, context.original(), settings, context)
+
+
+def told(trained: Trained | str) -> Mapping[str, Any]:
+    """Return what became of a training, for the report."""
     if isinstance(trained, str):
         return {"training": trained}
     return {

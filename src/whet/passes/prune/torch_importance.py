@@ -7,14 +7,28 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from whet.models.torch.adapter import flatten
+from whet.data.data import Part
+from whet.models.model import Model
+from whet.models.torch.adapter import flatten, tensors
 from whet.models.torch.counting import in_the_open
+from whet.passes.base import PassContext
 from whet.passes.prune.torch_units import Family, Place, Unit, Unread, made_at, read_at
 
 Batches = Sequence[Mapping[str, Tensor]]
 Scores = list[Tensor]
 """For each part of a family, a number a unit: (units,) float64."""
 SHARES = (0.25, 0.5, 0.75)
+
+
+def batches(model: Model, context: PassContext, size: int, count: int) -> Batches:
+    """Return so many batches of ``size`` rows: of ``calibrate``, or made up where there is no data for one."""
+    assert model.signature is not None
+    data, count = context.data, max(1, count)
+    samples = size // (2 if data is not None and data.sides else 1)  # of pairs, a sample has two rows
+    if data is None or not 0 < samples <= data.size(Part.CALIBRATE):
+        return [tensors(model.signature.synthetic(size, context.seed + at)) for at in range(count)]
+    found = [model.signature.bind(batch) for batch in data.batches(Part.CALIBRATE, samples, samples * count)]
+    return [tensors(batch) for batch in found if model.signature.count(batch) == size]
 
 
 def scores(module: nn.Module, families: Sequence[Family], kind: str, batches: Batches, seed: int) -> list[Scores]:
