@@ -26,7 +26,7 @@ QUICK = {"batch_sizes": (1, 4)}
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """A float file, one of integers, and data whose labels are mostly what the latter says: integers and numbers."""
+    """A float file, one of integers, and data labelled mostly as the latter answers: its integers, and numbers."""
     folder = tmp_path_factory.mktemp("tflite")
     flat.written(flat.connected(), folder, "float.tflite")
     path = flat.written(flat.quantized(), folder, "int8.tflite")

@@ -13,7 +13,7 @@ from whet.models.model import Model
 from whet.models.signature import refine, with_lengths
 from whet.models.source import Source
 from whet.models.tflite import constants, counting
-from whet.models.tflite.flatbuffer import custom_operators
+from whet.models.tflite.flatbuffer import custom_operators, parse
 from whet.models.tflite.interpreter import Running
 from whet.models.tflite.signature import as_it_runs, file_signature, one_at_a_time
 from whet.storage import storage_errors, write_bytes
@@ -128,6 +128,9 @@ def read(path: Path) -> bytes:
         Running(content)
     except Exception as error:  # LiteRT raises ValueError and RuntimeError, the schema whatever it meets
         raise ModelError(_why(path, content, error)) from error
+    for tensor in (tensor for graph in parse(content) for tensor in graph.tensors):
+        if tensor.sparsity is not None and tensor.data is not None:
+            constants.stored(tensor)  # LiteRT does not look whether its indices lie within it
     return content
 
 

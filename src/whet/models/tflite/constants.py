@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
-from whet.errors import ModelError
+from whet.errors import ModelError, in_one_line
 from whet.models.tflite.flatbuffer import Quantization, Tensor
 
 if TYPE_CHECKING:
@@ -31,8 +31,18 @@ def stored(tensor: Tensor) -> Array:
     """Return a constant in the type it is stored in (of 4 bits: int8), its zeros filled in.
 
     Raises:
-        ModelError: Its type is none that is read.
+        ModelError: Its type is none that is read, or it is damaged.
     """
+    assert tensor.data is not None
+    try:
+        return _stored(tensor)
+    except (ValueError, IndexError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"the constant {tensor.name!r} is damaged ({in_one_line(error)}); convert the model again"
+        ) from error
+
+
+def _stored(tensor: Tensor) -> Array:
     assert tensor.data is not None
     if tensor.type in _PACKED:
         flat = _unpacked(tensor.data, *_PACKED[tensor.type])
@@ -88,7 +98,7 @@ def _dense(flat: Array, raw: Any, shape: tuple[int, ...]) -> Array:
     places = np.zeros((1, len(order)), np.int64)  # (nodes so far, levels): an index along every level
     nodes = np.zeros(1, np.int64)
     for depth, level in enumerate(levels):
-        places, nodes = _descend(places, nodes, depth, level)
+        places, nodes = _descend(places, nodes, depth, level, math.prod(shape))
     whole = np.zeros((len(nodes), len(shape)), np.int64)
     for depth, axis in enumerate(order):
         if axis < len(shape):
@@ -96,33 +106,36 @@ def _dense(flat: Array, raw: Any, shape: tuple[int, ...]) -> Array:
             whole[:, axis] += places[:, depth] * size
         else:
             whole[:, mapped[axis - len(shape)]] += places[:, depth]
+    if (whole < 0).any() or (whole >= shape).any() or (nodes >= len(flat)).any():
+        raise ValueError("elements outside of it")
     found = np.zeros(shape, flat.dtype)
     found[tuple(whole.T)] = flat[nodes]
     return found
 
 
-def _descend(places: Array, nodes: Array, depth: int, level: Any) -> tuple[Array, Array]:
-    """Return every node of the next level: its indices so far, and its number among those that are stored."""
-    if level.Format() == 0:  # dense
-        size = level.DenseSize()
-        counts = np.full(len(nodes), size)
-        indices = np.tile(np.arange(size), len(nodes))
-        numbered = np.repeat(nodes * size, size) + indices
+def _descend(places: Array, nodes: Array, depth: int, level: Any, room: int) -> tuple[Array, Array]:
+    """Return every node of the next level: its indices so far, and its number among those that are stored.
+
+    Raises:
+        ValueError: They are more than the tensor has room for, or run backwards.
+    """
+    dense = level.Format() == 0
+    if dense:
+        starts, counts = nodes * level.DenseSize(), np.full(len(nodes), level.DenseSize())
     else:
-        starts, listed = _vector(level, "ArraySegments"), _vector(level, "ArrayIndices")
-        counts = starts[nodes + 1] - starts[nodes]
-        spans: Sequence[Array] = [np.arange(starts[node], starts[node + 1]) for node in nodes]
-        numbered = np.concatenate(spans) if spans else np.zeros(0, np.int64)
-        indices = listed[numbered]
+        segments, listed = _vector(level, "ArraySegments"), _vector(level, "ArrayIndices")
+        starts, counts = segments[nodes], segments[nodes + 1] - segments[nodes]
+    if (counts < 0).any() or (starts < 0).any() or counts.sum() > room:
+        raise ValueError("its indices are not those of its shape")
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, ... for every node
+    numbered = np.repeat(starts, counts) + within
     deeper = np.repeat(places, counts, axis=0)
-    deeper[:, depth] = indices
+    deeper[:, depth] = within if dense else listed[numbered]
     return deeper, numbered
 
 
 def _vector(level: Any, name: str) -> Array:
     """Return a vector of indices, which the schema stores in 8, 16 or 32 bits."""
-    from ai_edge_litert import schema_py_generated as schema
-
     kinds = {1: schema.Int32Vector, 2: schema.Uint16Vector, 3: schema.Uint8Vector}
     vector, table = kinds[getattr(level, f"{name}Type")()](), getattr(level, name)()
     vector.Init(table.Bytes, table.Pos)
