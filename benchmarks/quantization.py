@@ -1,7 +1,7 @@
 """Train real models for integers of few bits, and print what is left of them in the file that ships.
 
 python benchmarks/quantization.py resnet20 --bits 3 [--edge-bits 8] [--epochs 5] [--out FOLDER]
-python benchmarks/quantization.py mobilenetv1_025 --bits 0 --equalize --bias-correction --max-error 0.005 --race
+python benchmarks/quantization.py mobilenetv1_025 --bits 0 --equalize --bias-correction --max-error 0.003 --race
 
 --bits 0 trains nothing; --weight-bits rounds without training; --race times the packed file in turns with the float
 file and with plain static INT8. A run that was killed goes on in the same folder.

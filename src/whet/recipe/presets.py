@@ -54,7 +54,7 @@ _PRESETS: Mapping[str, tuple[str, Steps, Steps]] = {
         [],
         [
             {"pass": "equalize", "allow_unchanged": True},
-            {"pass": "static-int8", "calibration": "percentile", "bias_correction": True, "max_error": 0.005},
+            {"pass": "static-int8", "calibration": "percentile", "bias_correction": True, "max_error": 0.003},
         ],
     ),
     "static-int8-packed": (
