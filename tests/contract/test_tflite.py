@@ -6,13 +6,16 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from scipy.signal import correlate
 
-from whet.errors import ModelError, SignatureError
+from whet.errors import ModelError, RuntimeFailure, SignatureError
+from whet.models.model import Stored
+from whet.models.signature import parse_input
 from whet.models.source import source_of
 from whet.models.tflite import constants, counting
 from whet.models.tflite.adapter import TfliteAdapter
 from whet.models.tflite.flatbuffer import parse
 from whet.models.tflite.signature import Code
 from whet.profile.profile import profile
+from whet.runtimes.base import Deployment, open_session
 from whet.testing import AdapterContract
 from whet.types import Trait, TraitKind
 
@@ -269,6 +272,54 @@ def test_sparse_weights_are_filled_up_as_litert_does(tmp_path, block):
     assert layer.bytes < 4 * 128
     with pytest.raises(ModelError, match="'weight' are sparse in the file"):
         TfliteAdapter().with_weights(model, {"weight": weight})
+
+
+def test_weights_with_a_scale_a_block_are_read_and_run_by_xnnpack_which_is_right(tmp_path):
+    raw, numbers, content = flat.blocked()
+    model = flat.opened(content, tmp_path)
+    np.testing.assert_array_equal(TfliteAdapter().matrices(model)["weight"], raw)
+    found = TfliteAdapter().weights(model)
+    assert list(found) == ["weight"]  # its scales are no weights
+    np.testing.assert_array_equal(found["weight"], numbers)
+    x = flat.floats(5, 64)
+    wanted = x @ numbers.T
+    outputs = TfliteAdapter().forward(model, {"x": x})["y"]
+    np.testing.assert_allclose(outputs, wanted, atol=0.02 * np.abs(wanted).max())  # activations: 8 bits
+    (layer,) = TfliteAdapter().layers(model)
+    assert (layer.parameters, layer.bytes, layer.macs) == (192, 96, 192)
+    there = Stored(model.format, tmp_path / "model.tflite")
+    with pytest.raises(RuntimeFailure, match="own kernels give wrong numbers; leave kernels=builtin out"):
+        open_session(there, Deployment(options={"kernels": "builtin"}))
+    found = profile(model, model.signature.synthetic(1))
+    assert [layer.kind for layer in found.layers] == ["FULLY_CONNECTED"]
+
+
+# --- free lengths ---------------------------------------------------------------------------------------------
+
+
+def test_free_lengths_are_the_least_that_run_the_datas_or_as_declared(tmp_path):
+    model = flat.opened(flat.free(), tmp_path)
+    (spec,) = model.signature.inputs
+    assert (spec.shape, spec.example[1:3]) == ((None, None, None, 2), (16, 16))
+    assert str(model.signature.outputs[0]) == "y=float32[?,4]"
+    by_data = flat.opened(flat.free(), tmp_path, {"x": flat.floats(2, 5, 7, 2)})
+    assert by_data.signature.inputs[0].concrete(1) == (1, 5, 7, 2)
+    declared = flat.opened(flat.free(), tmp_path, inputs=(parse_input("x=float32[1,?9,?8,2]:0..1"),))
+    assert declared.signature.inputs[0].concrete(1) == (1, 9, 8, 2)
+    (layer,) = TfliteAdapter().layers(declared)
+    assert layer.macs == 7 * 6 * 4 * 3 * 3 * 2
+    with open_session(Stored(model.format, tmp_path / "model.tflite"), Deployment()) as session:
+        for size in (5, 9):
+            x = flat.floats(2, size, size + 1, 2)
+            weights = TfliteAdapter().weights(model)
+            wanted = convolved(x, weights["weight"], 1)[:, 1:-1, 1:-1].mean((1, 2)) + weights["bias"]
+            np.testing.assert_allclose(session.run({"x": x})["y"], wanted, rtol=1e-4, atol=1e-5)
+        assert session.facts["provider"] == "XNNPACK"
+
+
+def test_an_input_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(SignatureError, match=r"--input x=float32\[\?,5\] does not fit the model's input row="):
+        flat.opened(flat.connected(), tmp_path, inputs=(parse_input("x=float32[1,5]"),))
 
 
 # --- what cannot be opened ------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ _OPTIONS = {
     "FULLY_CONNECTED": "FullyConnectedOptions", "AVERAGE_POOL_2D": "Pool2DOptions", "RESHAPE": "ReshapeOptions",
     "SOFTMAX": "SoftmaxOptions", "DEQUANTIZE": "DequantizeOptions", "BATCH_MATMUL": "BatchMatMulOptions",
     "DENSIFY": "DensifyOptions", "TRANSPOSE_CONV": "TransposeConvOptions",
+    "MEAN": "ReducerOptions",
 }  # fmt: skip
 
 
@@ -224,6 +225,40 @@ def sparse(dense, block=None):
     return file(
         [tensor("x", (None, width)), tensor("y", (None, rows)), tensor("w", dense.shape), weight],
         [operator("DENSIFY", "weight", "w"), operator("FULLY_CONNECTED", "x w -", "y")],
+        ["x"], ["y"],
+    )  # fmt: skip
+
+
+def blocked():
+    """(N, 64) to (N, 3): a matrix of 4 bits, a scale for 32 numbers of a row. Its integers, its numbers, the file."""
+    raw = np.random.default_rng(1).integers(-8, 8, (3, 64)).astype(np.int8)
+    packed = (raw.ravel()[0::2] & 15) | ((raw.ravel()[1::2] & 15) << 4)
+    weight = tensor("weight", raw.shape, "int4", data=packed.astype(np.uint8).tobytes())
+    weight.quantization = schema.QuantizationParametersT()
+    weight.quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+    weight.quantization.details = schema.BlockwiseQuantizationT()
+    weight.quantization.details.scales, weight.quantization.details.zeroPoints = 3, -1
+    weight.quantization.details.blockSize = 32
+    scales = np.float16([[0.5, 0.25], [1, 2], [0.125, 0.5]])
+    return raw, np.repeat(scales.astype(np.float32), 32, axis=1) * raw, file(
+        [tensor("x", (None, 64)), tensor("y", (None, 3)), weight, constant("scales", scales)],
+        [operator("FULLY_CONNECTED", "x weight -", "y")],
+        ["x"], ["y"],
+    )  # fmt: skip
+
+
+def free():
+    """(N, height, width, 2) to (N, 4): a convolution and a mean, of pictures of 3x3 and more."""
+    return file(
+        [
+            tensor("x", (None, None, None, 2)), tensor("a", (None, None, None, 4)), tensor("y", (None, 4)),
+            constant("weight", floats(4, 3, 3, 2, seed=1)), constant("bias", floats(4, seed=2)),
+            constant("axes", np.array([1, 2], np.int32)),
+        ],
+        [
+            operator("CONV_2D", "x weight bias", "a", padding=VALID, strideW=1, strideH=1),
+            operator("MEAN", "a axes", "y"),
+        ],
         ["x"], ["y"],
     )  # fmt: skip
 

@@ -151,3 +151,31 @@ def test_itemsize_is_in_bytes(dtype, size):
 def test_traits_are_values():
     assert {Trait(TraitKind.SPARSE, 0.5), Trait(TraitKind.SPARSE, 0.5)} == {Trait(TraitKind.SPARSE, 0.5)}
     assert Trait(TraitKind.HALF, 16) != Trait(TraitKind.HALF, 8)
+
+
+# --- quantized inputs -----------------------------------------------------------------------------------------
+
+CODED = TensorSpec("x", "float32", (None, 4), low=-2.0, high=3.1, coded="int8")
+
+
+def test_a_quantized_input_takes_numbers_or_the_integers_of_its_file():
+    signature = Signature((CODED,), ())
+    for kind in ("float32", "int8"):
+        array = np.ones((3, 4), kind)
+        assert signature.bind({"x": array})["x"] is array
+    for kind in ("int16", "uint8", "float64"):
+        with pytest.raises(
+            SignatureError, match=rf"takes float32 \(or int8, as the file holds it\), .* has {kind}"
+        ):
+            signature.bind({"x": np.ones((3, 4), kind)})
+    with pytest.raises(SignatureError, match="does not take the data's shape"):
+        signature.bind({"x": np.ones((3, 5), np.int8)})
+
+
+def test_the_step_of_a_quantized_input_is_that_of_its_integers():
+    assert CODED.step == pytest.approx(5.1 / 255)
+    assert TensorSpec("x", "float32", (None,), low=0.0, high=1.0).step == 0
+    drawn = CODED.synthetic(50, np.random.default_rng(0))
+    assert drawn.dtype == np.float32
+    assert -2 <= drawn.min() < -1.5
+    assert 2.5 < drawn.max() <= 3.1

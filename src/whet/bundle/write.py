@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from whet.data import preprocess
 from whet.data.data import Part, Splits
 from whet.data.preprocess import Postprocess, to_json
 from whet.data.samples import FileSamples, Subset
+from whet.errors import RuntimeFailure
 from whet.machine import this_machine, versions
 from whet.measure.measurement import Measurement
 from whet.measure.verdict import Verdict, overall
@@ -267,7 +269,10 @@ def _deviations(
     if form in _PLAIN:
         plain_options = {**contents.deployment.options, **_PLAIN[form]}
         shipped = Stored(form, next(path for path in folder.iterdir() if path.suffix == f".{form}"))
-        with open_session(shipped, replace(contents.deployment, options=plain_options)) as other:
+        with (
+            suppress(RuntimeFailure),  # some files are not to be run so
+            open_session(shipped, replace(contents.deployment, options=plain_options)) as other,
+        ):
             found.append(predict(other, signature, [batch]))
     return found
 

@@ -98,8 +98,9 @@ data_options = _many(
     ),
 )  # fmt: skip
 runtime = click.option(
-    "--runtime", metavar="NAME", help="What artifacts are run in: onnxruntime, torch, litert, or onnxruntime:provider=cpu."
-)
+    "--runtime", metavar="NAME",
+    help="What artifacts are run in: onnxruntime, torch, litert, or onnxruntime:provider=cpu.",
+)  # fmt: skip
 machine_options = _many(
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Inside one operator."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and of whatever is drawn."),

@@ -59,7 +59,7 @@ def _observed(content: bytes, batch: Batch) -> dict[int, Array]:
     """Return every tensor of a call of the whole file, by place."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that keeping tensors takes memory
-        running = Running(content, "builtin", keep=True)
+        running = Running(content, keep=True)
     running.run(batch)
     found = {}
     for details in running.interpreter.get_tensor_details():
@@ -85,6 +85,7 @@ def _cut_out(content: bytes, at: int) -> bytes:
     graph.inputs = sorted(read - constants - through.keys())
     graph.outputs = operators[-1].outputs
     graph.operators = operators
+    constants |= {place for tensor in graph.tensors for place in _scales(tensor.quantization)}
     kept = {graph.tensors[place].buffer for place in constants}
     kept |= {tensor.buffer for other in model.subgraphs[1:] for tensor in other.tensors}
     for number in set(range(len(model.buffers))) - kept:
@@ -93,6 +94,12 @@ def _cut_out(content: bytes, at: int) -> bytes:
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def _scales(quantization: Any) -> list[int]:
+    """Return the places of tensors that hold the scales of blocks, and their zero points."""
+    details = None if quantization is None else quantization.details
+    return [at for at in (getattr(details, "scales", -1), getattr(details, "zeroPoints", -1)) if at > 0]
 
 
 def _places(listed: Any) -> set[int]:

@@ -36,10 +36,15 @@ class LiteRT:
             raise RuntimeFailure(
                 f"LiteRT cannot open {stored.path.name}: {in_one_line(error, 300)}{_advice(kernels)}"
             ) from error
+        if running.in_blocks and kernels != "xnnpack":
+            raise RuntimeFailure(
+                f"{stored.path.name} has weights with a scale a block, for which LiteRT's own kernels give wrong "
+                f"numbers; leave kernels={kernels} out"
+            )
         facts = {
             "runtime": "litert",
             "version": metadata.version("ai-edge-litert"),
-            "provider": "XNNPACK" if running.delegated() else f"{kernels.replace('xnnpack', 'builtin')} kernels",
+            "provider": _provider(running, kernels),
             "threads": deployment.threads,
             "kernels": kernels,
         }
@@ -52,6 +57,7 @@ class LiteRTSession(Closing):
     def __init__(self, running: Running, facts: Mapping[str, Any]) -> None:
         self.facts = facts
         self._running: Running | None = running
+        self._called = False
 
     def run(self, batch: Batch) -> dict[str, Array]:
         """Run the interpreter; outputs are copies.
@@ -62,17 +68,26 @@ class LiteRTSession(Closing):
         """
         assert self._running is not None
         try:
-            return self._running.run(batch)
+            found = self._running.run(batch)
         except WhetError:
             raise
         except Exception as error:  # LiteRT raises ValueError and RuntimeError
             raise RuntimeFailure(
                 f"LiteRT cannot run the model: {in_one_line(error, 300)}{_advice(str(self.facts['kernels']))}"
             ) from error
+        if not self._called:
+            self._called = True  # where lengths are free, it is known now what XNNPACK took
+            self.facts = {**self.facts, "provider": _provider(self._running, str(self.facts["kernels"]))}
+        return found
 
     def close(self) -> None:
         """Let go of the interpreter and its memory."""
         self._running = None
+
+
+def _provider(running: Running, kernels: str) -> str:
+    """Name what runs the operators: XNNPACK where it took any."""
+    return "XNNPACK" if running.delegated() else f"{kernels.replace('xnnpack', 'builtin')} kernels"
 
 
 def _advice(kernels: str) -> str:

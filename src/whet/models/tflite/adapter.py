@@ -68,7 +68,7 @@ class TfliteAdapter:
         return model.with_payload(bytes(model.payload))
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Array]:
-        """Run the file in LiteRT, without a delegate."""
+        """Run the file in LiteRT, without a delegate where it can do without."""
         return Running(model.payload).run(batch)
 
     def layers(self, model: Model) -> list[Layer]:
@@ -128,6 +128,8 @@ def read(path: Path) -> bytes:
         Running(content)
     except Exception as error:  # LiteRT raises ValueError and RuntimeError, the schema whatever it meets
         raise ModelError(_why(path, content, error)) from error
+    if flex := [name for name in custom_operators(content) if name.startswith(_OF_TENSORFLOW)]:
+        raise ModelError(_of_tensorflow(path, flex, []))  # where lengths are free, no call has told so yet
     for tensor in (tensor for graph in parse(content) for tensor in graph.tensors):
         if tensor.sparsity is not None and tensor.data is not None:
             constants.stored(tensor)  # LiteRT does not look whether its indices lie within it
@@ -146,17 +148,21 @@ def _why(path: Path, content: bytes, error: Exception) -> str:
     flex = [name for name in custom if name.startswith(_OF_TENSORFLOW)]
     others = [name for name in custom if name not in flex]
     if flex:
-        return (
-            f"{path} has operators of TensorFlow itself ({', '.join(flex)}), which LiteRT does not run; convert it "
-            f"with TFLITE_BUILTINS alone, without SELECT_TF_OPS"
-            + (f"; also custom operators ({', '.join(others)})" if others else "")
-        )
+        return _of_tensorflow(path, flex, others)
     if others:
         return (
             f"{path} has custom operators ({', '.join(others)}), which LiteRT does not know; convert the model "
             f"without them ({told})"
         )
     return f"LiteRT does not open {path}: {told}"
+
+
+def _of_tensorflow(path: Path, flex: list[str], others: list[str]) -> str:
+    return (
+        f"{path} has operators of TensorFlow itself ({', '.join(flex)}), which LiteRT does not run; convert it "
+        f"with TFLITE_BUILTINS alone, without SELECT_TF_OPS"
+        + (f"; also custom operators ({', '.join(others)})" if others else "")
+    )
 
 
 def _tried(content: bytes, signature: Signature) -> Signature:

@@ -103,8 +103,12 @@ def matrices(content: Content) -> dict[str, Array]:
 
 
 def weights(content: Content) -> dict[str, Tensor]:
-    """Return every constant that was learned, by name: floats, and integers with a scale."""
-    return {tensor.name: tensor for graph in parse(content) for tensor in graph.tensors if _learned(tensor)}
+    """Return every constant that operators read and that was learned: floats, and integers with a scale."""
+    found: dict[str, Tensor] = {}
+    for graph in parse(content):
+        read = {place for operator in graph.operators for place in operator.inputs}
+        found |= {one.name: one for one in graph.tensors if one.place in read and _learned(one)}
+    return found
 
 
 def replaceable(tensor: Tensor) -> bool:
