@@ -230,7 +230,7 @@ def sparse(dense, block=None):
 
 
 def blocked():
-    """(N, 64) to (N, 3): a matrix of 4 bits, a scale for 32 numbers of a row. Its integers, its numbers, the file."""
+    """(N, 64) to (N, 3): a matrix of 4 bits, a scale for 32 numbers: integers, numbers, file."""
     raw = np.random.default_rng(1).integers(-8, 8, (3, 64)).astype(np.int8)
     packed = (raw.ravel()[0::2] & 15) | ((raw.ravel()[1::2] & 15) << 4)
     weight = tensor("weight", raw.shape, "int4", data=packed.astype(np.uint8).tobytes())
