@@ -10,6 +10,7 @@ and packed ones held against their unpacked twins in ONNX Runtime and in OpenVIN
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,31 +28,72 @@ from whet.types import Format
 sys.path.insert(0, str(Path(__file__).parent))
 import models
 import packing
+import racing
+import real_models
 
 RECIPES = Path(__file__).parent / "recipes"
 SET_APART = 1000  # training samples that rank, so that every test sample judges
-WEIGHTS = {
-    "fashion_cnn": "fashion/fashion_cnn.safetensors",
-    "fashion_lstm": "fashion/fashion_lstm.safetensors",
-    "resnet20": "resnet20-cifar10/resnet20.safetensors",
-}
 GREY = {"scale": 1 / 255, "mean": (0.2860,), "std": (0.3530,)}
-STEPS = {
-    "fashion_cnn": (
-        "graph-only", "static-int8", "pruned-half", "pruned-2to4", "pruned-qat", "pruned-qat-packed"),
-    "resnet20": ("graph-only", "static-int8", "qat-4", "qat-4-packed", "qat-3-packed", "sparse-clustered"),
-    "fashion_lstm": ("graph-only", "dynamic-int8", "pruned-units", "pruned-units-int8", "pruned-units-packed"),
-}  # fmt: skip
-RACES = {  # the second is how many times as fast as the first
-    "fashion_cnn": (
-        ("graph-only", "pruned-half"), ("pruned-half", "pruned-2to4"), ("static-int8", "pruned-qat-packed"),
-        ("pruned-qat", "pruned-qat-packed")),
-    "resnet20": (
-        ("static-int8", "qat-4-packed"), ("qat-4", "qat-4-packed"), ("static-int8", "qat-3-packed"),
-        ("static-int8", "sparse-clustered")),
-    "fashion_lstm": (
-        ("dynamic-int8", "pruned-units-int8"), ("dynamic-int8", "pruned-units-packed"),
-        ("pruned-units-int8", "pruned-units-packed")),
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of the zoo, its recipes, and which of their files are raced: the second against the first."""
+
+    data: str
+    recipes: tuple[str, ...]
+    races: tuple[tuple[str, str], ...]
+    weights: str = ""
+    batch_sizes: tuple[int, ...] = (1, 32)
+    task: str | None = None
+    preprocess: str | None = None
+
+
+CASES = {
+    "fashion_cnn": Case(
+        "fashion_mnist",
+        ("graph-only", "static-int8", "pruned-half", "pruned-2to4", "pruned-qat", "pruned-qat-packed"),
+        (
+            ("graph-only", "pruned-half"), ("pruned-half", "pruned-2to4"), ("static-int8", "pruned-qat-packed"),
+            ("pruned-qat", "pruned-qat-packed"),
+        ),
+        "fashion/fashion_cnn.safetensors",
+    ),
+    "resnet20": Case(
+        "cifar10",
+        (
+            "graph-only", "static-int8", "qat-4", "qat-4-packed", "qat-3", "qat-3-packed", "sparse-clustered",
+            "sparse-clustered-packed",
+        ),
+        (
+            ("static-int8", "qat-4-packed"), ("qat-4", "qat-4-packed"), ("qat-3", "qat-3-packed"),
+            ("sparse-clustered", "sparse-clustered-packed"),
+        ),
+        "resnet20-cifar10/resnet20.safetensors",
+    ),
+    "fashion_lstm": Case(
+        "fashion_rows",
+        (
+            "graph-only", "dynamic-int8", "dynamic-4", "dynamic-4-packed", "pruned-units", "pruned-units-int8",
+            "pruned-units-4", "pruned-units-4-packed",
+        ),
+        (
+            ("dynamic-int8", "dynamic-4-packed"), ("dynamic-4", "dynamic-4-packed"),
+            ("dynamic-int8", "pruned-units-int8"), ("pruned-units-4", "pruned-units-4-packed"),
+        ),
+        "fashion/fashion_lstm.safetensors",
+    ),
+    "sentence_encoder": Case(
+        "text/stsb",
+        ("graph-only", "dynamic-int8", "dynamic-5", "dynamic-5-packed", "int4-rtn", "int4-hqq"),
+        (
+            ("graph-only", "int4-rtn"), ("graph-only", "int4-hqq"), ("dynamic-int8", "int4-rtn"),
+            ("dynamic-5", "dynamic-5-packed"),
+        ),
+        batch_sizes=(1, 8),
+        task="similarity",
+        preprocess=f"tokenizer={real_models.minilm()}; max_length=64",
+    ),
 }  # fmt: skip
 
 
@@ -83,13 +125,10 @@ def _apart(folder, preprocess):
     )
 
 
-DATA = {"fashion_cnn": fashion_mnist, "fashion_lstm": fashion_rows, "resnet20": cifar10}
-
-
 def recipe(name, step):
-    """Return a recipe's file of this model, or of any model, or a preset's name."""
-    own, shared = RECIPES / name / f"{step}.toml", RECIPES / f"{step}.toml"
-    return next((path for path in (own, shared) if path.exists()), step)
+    """Return a recipe's file of this model, or a preset's name."""
+    path = RECIPES / name / f"{step}.toml"
+    return path if path.exists() else step
 
 
 def tell(result):
@@ -99,10 +138,11 @@ def tell(result):
         return
     numbers = result.measurements
     answers = ", ".join(f"{verdict.answer} ({verdict.evidence})" for verdict in result.verdicts[:1])
-    agreement = (result.comparison.fidelity or {}).get("agreement")
+    agreement = result.comparison.fidelity.get("agreement")
+    agrees = "" if agreement is None else f"agrees on {agreement:.4f}; "
     print(
         f"   {result.name}: {value_of(numbers, 'size_bytes'):,.0f} bytes, {value_of(numbers, 'size_ratio'):.2f}x "
-        f"smaller, {value_of(numbers, 'deflated_ratio'):.2f}x deflated; agrees on {agreement:.4f}; {answers}",
+        f"smaller, {value_of(numbers, 'deflated_ratio'):.2f}x deflated; {agrees}{answers}",
         flush=True,
     )
     for step in result.steps:
@@ -112,18 +152,14 @@ def tell(result):
                 print(f"      {step.name}: {each['epochs']:.1f} epochs in {each['seconds']:.0f} s", flush=True)
 
 
-def race(folder, first, second):
+def race(folder, first, second, sizes):
     """Print how many times as fast the second file is, in turns on one thread; twins in OpenVINO too."""
     files = [folder / "candidates" / name / "model.onnx" for name in (first, second)]
     if not all(file.exists() for file in files):
-        print(f"   {second} against {first}: not there")
+        print(f"   {second} against {first}: not there", flush=True)
         return
-    standing = whet.bench(*(file.parent for file in files), batch_sizes=(1, 32), threads=1)[1]
-    for item in standing.measurements:
-        if item.metric == "speedup":
-            limits = f"{item.interval.low:.2f} to {item.interval.high:.2f}"
-            batch, noise = item.conditions["batch_size"], item.conditions.get("noise", "")
-            print(f"   {second} against {first}, batch {batch}: {item.value:.2f}x ({limits}) {noise}", flush=True)
+    for size in sizes:
+        racing.race(files[0].parent, files[1].parent, f"{second} against {first}", size)
     if second == f"{first}-packed":
         twins(*files)
 
@@ -143,31 +179,35 @@ def twins(unpacked, packed):
 
 def show(name, out):
     """Run all recipes of a model, print what came of each, and race their files."""
-    zoo = models.ASSETS / "models"
+    case, zoo = CASES[name], models.ASSETS / "models"
+    own = f"{Path(__file__).resolve()}:{case.data}"
     with Show() as watch:
         outcome = api.run(
             f"{zoo}/zoo.py:{name}",
-            f"{Path(__file__).resolve()}:{DATA[name].__name__}",
+            models.ASSETS / case.data if "/" in case.data else own,
             out / name,
-            weights=zoo / WEIGHTS[name],
-            recipes=[recipe(name, step) for step in STEPS[name]],
+            weights=zoo / case.weights if case.weights else None,
+            recipes=[recipe(name, step) for step in case.recipes],
             budget=Budget(max_drop=0.01),
+            batch_sizes=case.batch_sizes,
+            task=case.task,
+            preprocess=case.preprocess,
             threads=1,
             on_event=watch,
         )
     print(f"\n== {name}: {outcome.seconds:.0f} s", flush=True)
     for result in outcome.results:
         tell(result)
-    for first, second in RACES[name]:
-        race(out / name, first, second)
+    for first, second in case.races:
+        race(out / name, first, second, case.batch_sizes)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*STEPS, []])
+    parser.add_argument("names", nargs="*")
     parser.add_argument("--out", type=Path, default=Path("runs/compression"))
     asked = parser.parse_args()
-    for name in asked.names or STEPS:
+    for name in asked.names or CASES:
         show(name, asked.out)
 
 
