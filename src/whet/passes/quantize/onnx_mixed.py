@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _JUDGED = 64  # samples
 _LOT = 16
+_LEAST = 1e-3  # a share of bytes and MACs below which layers cost the same: every one has a rounding more or less
 
 
 class Maker(Protocol):
@@ -38,7 +39,7 @@ class Mixed:
     """What was found.
 
     Attributes:
-        given: Nodes to give back, the most sensitive first.
+        given: Nodes to give back, in the order that was taken.
         error: Of the outputs with these given back: squared error over variance.
         sensitivity: The same by node, with that node alone as low as was asked for.
     """
@@ -48,17 +49,18 @@ class Mixed:
     sensitivity: dict[str, float] = field(default_factory=dict)
 
 
-def choose(model: Model, maker: Maker, nodes: Sequence[str], most: float, context: PassContext) -> Mixed:
+def choose(model: Model, maker: Maker, nodes: Mapping[str, str], most: float, context: PassContext) -> Mixed:
     """Give back as few layers as the outputs need to err by ``most`` or less.
 
-    Every layer is quantized alone first (the others given back); then, in order of the errors that were seen, the
-    worst are given back until the whole is good enough: it is bisected how many. Where all given back are not
-    enough, all are given back.
+    Every layer is quantized alone first (the others given back); then they are given back until the whole is good
+    enough: it is bisected how many. Two orders are tried, by the error that was seen, and by that error over what
+    giving back costs (the layer's share of all bytes and of all MACs); the cheaper set is taken. Where all given
+    back are not enough, all are given back.
 
     Args:
         model: The float graph.
         maker: Quantizes it.
-        nodes: Those that may be given back.
+        nodes: Those that may be given back, with the name of each one's layer.
         most: Squared error of the outputs over their variance.
         context: Its calibration samples are run, 64 of them.
     """
@@ -69,16 +71,34 @@ def choose(model: Model, maker: Maker, nodes: Sequence[str], most: float, contex
     sensitivity = {}
     for at, node in enumerate(nodes):
         context.on_event(Event("measure sensitivity", at, len(nodes)))
-        sensitivity[node] = judge.error(maker.alone(node, nodes))
-    order = sorted(nodes, key=lambda node: -sensitivity[node])
+        sensitivity[node] = judge.error(maker.alone(node, list(nodes)))
+    by_layer = _costs(model)
+    costs = {node: by_layer.get(name, _LEAST) for node, name in nodes.items()}
+    orders = [sorted(nodes, key=lambda node: -sensitivity[node]),
+              sorted(nodes, key=lambda node: -sensitivity[node] / costs[node])]  # fmt: skip
+    found = [_fewest(order, plain, most, lambda given: judge.error(maker.final(given)[0])) for order in orders]
+    given, error = min(found, key=lambda each: (each[1] > most, sum(costs[node] for node in each[0])))
+    return Mixed(given, error, dict(sorted(sensitivity.items(), key=lambda item: -item[1])))
+
+
+def _fewest(
+    order: Sequence[str], plain: float, most: float, error: Callable[[Sequence[str]], float]
+) -> tuple[tuple[str, ...], float]:
+    """Return the first few of an order that are enough, by bisection, and the error with these given back."""
     errors = {0: plain}
     low, high = 0, len(order)  # low are too few
     while high - low > 1:
         middle = (low + high) // 2
-        errors[middle] = judge.error(maker.final(order[:middle])[0])
+        errors[middle] = error(order[:middle])
         low, high = (low, middle) if errors[middle] <= most else (middle, high)
-    found = errors[high] if high in errors else judge.error(maker.final(order[:high])[0])
-    return Mixed(tuple(order[:high]), found, dict(sorted(sensitivity.items(), key=lambda item: -item[1])))
+    return tuple(order[:high]), errors[high] if high in errors else error(order[:high])
+
+
+def _costs(model: Model) -> dict[str, float]:
+    """Return what giving a layer back costs, by name: its share of the bytes and of the MACs."""
+    layers = OnnxAdapter().layers(model)
+    size, macs = sum(layer.bytes for layer in layers) or 1, sum(layer.macs or 0 for layer in layers) or 1
+    return {layer.name: max(layer.bytes / size + (layer.macs or 0) / macs, _LEAST) for layer in layers}
 
 
 class _Judge:

@@ -98,7 +98,7 @@ def _mixed(maker: _Maker, model: Model, context: PassContext) -> onnx_mixed.Mixe
         return onnx_mixed.Mixed()
     if context.data is None:
         raise RecipeError("max_error is measured on calibration samples, and no data was given; give --data")
-    nodes = [node for node in maker.quantizer.layers if node not in maker.barred]
+    nodes = {node: name for node, (name, _) in maker.quantizer.layers.items() if node not in maker.barred}
     return onnx_mixed.choose(model, maker, nodes, most, context)
 
 
