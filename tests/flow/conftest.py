@@ -15,7 +15,6 @@ from filelock import FileLock
 
 sys.path.append(str(Path(__file__).parents[1] / "files"))  # graphs.py
 
-QUICK = Path(__file__).parent / "quick"
 GREEDY = """
 name = "greedy"
 [[steps]]
@@ -46,16 +45,6 @@ class Ran:
     @property
     def json(self):
         return json.loads(self.out)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_clock():
-    """Let every child process measure latency in eight short rounds of four openings."""
-    patch = pytest.MonkeyPatch()
-    inherited = os.environ.get("PYTHONPATH")
-    patch.setenv("PYTHONPATH", os.pathsep.join([str(QUICK), *([inherited] if inherited else [])]))
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="session")

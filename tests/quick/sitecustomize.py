@@ -1,6 +1,6 @@
 """A quick clock for the processes that tests start: latency is measured in four blocks of two short rounds.
 
-The tests of this folder look at what is done with numbers, not at how exact they are; tests/unit/measure does.
+Tests that start processes look at what is done with numbers, not at how exact they are; tests/unit/measure does.
 """
 
 import importlib.machinery
