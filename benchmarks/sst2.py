@@ -114,6 +114,7 @@ def teacher(work, train, asked):
     weights = work / "encoder.safetensors"
     name, sample = f"{models.__file__}:sentiment_encoder", {key: value[:2] for key, value in train[0].items()}
     if not weights.exists():
+        torch.manual_seed(0)
         model = TorchAdapter().open(source_of(name), sample)
         splits = split(Data(train=train, test=train, select=train, task="classification"))
         settings = Recovery(epochs=1, batch_size=16, learning_rate=1e-4, warmup=0.1, alpha=0.0)
