@@ -73,11 +73,13 @@ _PRESETS: Mapping[str, tuple[str, Steps, Steps]] = {
     ),
 }  # fmt: skip
 
+_HALVED: Steps = [{"pass": "prune-channels", "keep": 0.5, "importance": "taylor", "ratios": "sensitivity"}]
+
 # Those that train: they need training samples and patience, and a torch model.
 _TRAINED: Mapping[str, tuple[str, Steps, Steps]] = {
     "pruned": (
         "Half of the MACs taken out as channels, recovered from the original: trains, minutes to hours.",
-        [{"pass": "prune-channels", "keep": 0.5}],
+        _HALVED,
         [],
     ),
     "qat-packed": (
@@ -87,7 +89,7 @@ _TRAINED: Mapping[str, tuple[str, Steps, Steps]] = {
     ),
     "pruned-qat-packed": (
         "Channels for half of the MACs, then 4-bit weights trained and packed: trains; smaller still.",
-        [{"pass": "prune-channels", "keep": 0.5}, {"pass": "qat", "weight_bits": 4}],
+        [*_HALVED, {"pass": "qat", "weight_bits": 4}],
         [{"pass": "static-int8", "calibration": "percentile"}, {"pass": "pack"}],
     ),
 }
