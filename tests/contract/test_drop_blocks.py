@@ -81,6 +81,8 @@ def reasons(outcome):
 
 
 class TestContract(PassContract):
+    covers = ("drop-blocks", Format.TORCH)
+
     @pytest.fixture(autouse=True)
     def _opened(self, deep):
         self.deep = deep

@@ -108,7 +108,7 @@ MISTAKES = {
     "an empty model": ("{empty.onnx} --data {good.npz}", r"is empty \(0 bytes\)"),
     "a model that is text": ("{text.onnx} --data {good.npz}", "is not an ONNX file"),
     "a model of a later version": ("{model.keras} --data {good.npz}", ".keras files are not read by this"),
-    "a model that is none": ("{notes.txt} --data {good.npz}", r"is an \.onnx or \.pt2 file, file\.py:function"),
+    "a model that is none": ("{notes.txt} --data {good.npz}", r"is an \.onnx, \.pt2 or \.tflite file"),
     "weights for a model": ("{pickled.pth} --data {good.npz}", "holds weights, not a model"),
     "a file without its function": ("{tiny.py} --data {good.npz}", "name the function in it"),
     "a missing factory file": ("{nofile.py}:build --data {good.npz}", "does not exist"),

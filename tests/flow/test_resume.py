@@ -251,7 +251,7 @@ def test_what_was_interrupted_goes_on_and_where_time_runs_out_the_rest_is_not_tr
     run, ran = continued
     assert ran.code == 3, ran.err
     assert ran.json["not_tried"][0] == "static-int8"
-    assert len(ran.json["not_tried"]) == 9
+    assert len(ran.json["not_tried"]) == 10
     assert [result["name"] for result in ran.json["results"]] == ["float", "graph-only"]
     claim = next(item for item in ran.json["proof"]["verdicts"] if item["answer"] == "INCONCLUSIVE")
     assert claim["needed_samples"] > 20

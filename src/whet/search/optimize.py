@@ -10,7 +10,6 @@ from typing import Any
 from whet import plain
 from whet.bundle import write
 from whet.errors import PassError, StorageError, WhetError, in_one_line
-from whet.isolate import Limits
 from whet.machine import this_machine
 from whet.measure import verdict
 from whet.measure.measurement import Measurement, speedups, value_of
@@ -28,7 +27,7 @@ from whet.trials.closer import Look
 from whet.trials.flips import Flips
 from whet.trials.problem import Candidate, Original, Problem, Result, Scope
 
-_MINUTES_EACH = 30  # that one candidate may take where no time was given
+_MINUTES_EACH = 30  # that one candidate may take where no time was given and it does not train
 _LOOK_SHARE = 0.05  # of the time spent, that corrupted inputs may take
 
 
@@ -164,8 +163,9 @@ def _try_all(
         if left is not None and left <= 0 and results:
             return results, tuple(item.name for item in order.candidates[at:])
         on_event(Event("candidates", at + 1, total, candidate.name))
-        seconds = 60.0 * _MINUTES_EACH if left is None else max(left, 60.0)
-        limits = Limits(seconds, trial.default_limits().memory_bytes)
+        trains = any(step.extra == "train" for step in candidate.recipe.steps)  # as long as its recovery says
+        usual = None if trains else 60.0 * _MINUTES_EACH
+        limits = trial.default_limits(usual if left is None else max(left, 60.0))
         results.append(trial.attempt(order.problem, original, candidate, scope, limits, on_event))
     return results, ()
 
