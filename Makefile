@@ -14,7 +14,7 @@ $(VENV)/.base: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing PyTorch (the largest part, once)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[all]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[torch,train]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
