@@ -22,11 +22,18 @@ class Origin(StrEnum):
 
     FACTORY = "factory"  # a function of a user's file builds it
     FILE = "file"  # a file holds it whole
+    KERAS = "keras"  # a description of a Keras model builds a module, from a file
     HUB = "hub"  # a config of transformers builds it, from a folder
     MEMORY = "memory"  # an object that the user's program holds
 
 
-_SUFFIXES = {".onnx": Format.ONNX, ".pt2": Format.TORCH, ".tflite": Format.TFLITE}
+_SUFFIXES = {
+    ".onnx": Format.ONNX,
+    ".pt2": Format.TORCH,
+    ".tflite": Format.TFLITE,
+    ".keras": Format.KERAS,
+    ".h5": Format.KERAS,
+}
 _LATER = {".keras", ".h5", ".xml", ".engine"}
 _WEIGHTS = {".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors"}
 

@@ -1,0 +1,149 @@
+"""Keras to TFLite, to torch, and through torch to ONNX; torch back to Keras."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from whet.data.data import Part
+from whet.errors import PassError, in_one_line
+from whet.models.keras import describe, translate
+from whet.models.keras.adapter import KerasAdapter
+from whet.models.model import Model
+from whet.models.tflite.adapter import TfliteAdapter
+from whet.models.tflite.signature import file_signature
+from whet.models.torch.adapter import TorchAdapter
+from whet.passes.base import Outcome, PassContext
+from whet.passes.export.agreement import compare
+from whet.passes.export.spec import ExportOnnx, ExportTflite, ToKeras, ToTorch
+from whet.types import Format, Signature, Skipped
+
+import keras  # after the adapter, which chooses its backend  # isort: skip
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from whet.types import Batch
+
+_COMPARED = 8  # samples
+
+
+def export_tflite(request: ExportTflite, model: Model, context: PassContext) -> Outcome:
+    """Convert by TensorFlow's converter, in float; compare with the source on real inputs."""
+    signature = model.signature
+    assert signature is not None
+    flat = _inference(model.payload)
+    names = [spec.name for spec in signature.inputs]
+    specs = [tf.TensorSpec((request.batch or None, *spec.concrete(1)[1:]), spec.dtype, name=spec.name)
+             for spec in signature.inputs]  # fmt: skip
+
+    @tf.function(input_signature=specs, autograph=False)
+    def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = flat(list(values) if len(values) > 1 else values[0], training=False)
+        return dict(zip((spec.name for spec in signature.outputs), keras.tree.flatten(found), strict=True))
+
+    with _quiet():
+        try:
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], flat)
+            content = converter.convert()
+        except Exception as error:  # the converter raises whatever its stages do
+            raise PassError(f"TensorFlow cannot convert the model: {in_one_line(error, 300)}") from error
+    made = model.with_payload(content, format=Format.TFLITE)
+    made = made.with_payload(content, signature=_named(file_signature(content), signature, names, request.batch))
+    batch = sample(signature, context, _COMPARED)
+    notes = compare(KerasAdapter().forward(model, batch), _run(made, batch, request.batch), request.tolerance)
+    return Outcome(made, tuple(describe.layers(model.payload)), (), notes)
+
+
+def to_torch(request: ToTorch, model: Model, context: PassContext) -> Outcome:
+    """Translate layer by layer; compare with the source on real inputs."""
+    made = translate.to_torch(model, context.folder)
+    assert model.signature is not None
+    batch = sample(model.signature, context, _COMPARED)
+    notes = compare(KerasAdapter().forward(model, batch), TorchAdapter().forward(made, batch), request.tolerance)
+    return Outcome(made, tuple(describe.layers(model.payload)), (), notes)
+
+
+def to_keras(request: ToKeras, model: Model, context: PassContext) -> Outcome:
+    """Give widths and weights of a module back to the Keras model it came from; compare the two."""
+    if context.original is None:
+        raise PassError("to-keras needs the Keras model that the module came from; run it in a recipe")
+    original = context.original()
+    if original.format is not Format.KERAS:
+        raise PassError("to-keras leads back to Keras, and this model did not come from there; use export-onnx")
+    made = model.with_payload(translate.to_keras(model, original.payload), format=Format.KERAS)
+    assert model.signature is not None
+    batch = sample(model.signature, context, _COMPARED)
+    notes = compare(TorchAdapter().forward(model, batch), KerasAdapter().forward(made, batch), request.tolerance)
+    return Outcome(made, tuple(describe.layers(made.payload)), (), notes)
+
+
+def export_onnx(request: ExportOnnx, model: Model, context: PassContext) -> Outcome:
+    """Translate into torch, whose export folds BatchNorm, and export that."""
+    from whet.passes.export.torch import export_onnx as from_torch
+
+    translated = translate.to_torch(model, context.folder)
+    return from_torch(request, translated, context)
+
+
+def sample(signature: Signature, context: PassContext, most: int) -> Batch:
+    """Return real samples where there are data, drawn ones else."""
+    if context.data is None:
+        return signature.synthetic(most)
+    some = min(most, context.data.size(Part.CALIBRATE))
+    return signature.bind(context.data.batch(Part.CALIBRATE, range(some)))
+
+
+def _inference(model: keras.Model) -> keras.Model:
+    """Return a copy without what only training knows, which the converter would keep as a branch."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    copy.trainable = False
+    return copy
+
+
+def _named(found: Signature, wanted: Signature, names: list[str], batch: int) -> Signature:
+    """Return the signature of the file, with what the source knew of its free axes."""
+    by_name = {spec.name: spec for spec in found.inputs}
+    inputs = tuple(
+        replace(spec, shape=(batch or None, *by_name[spec.name].shape[1:])) for spec in wanted.inputs if spec.name in by_name
+    )
+    if len(inputs) != len(names):
+        raise PassError(f"the converter named inputs {', '.join(by_name)}, not {', '.join(names)}")
+    outputs = tuple(replace(spec, shape=(batch or None, *spec.shape[1:])) for spec in wanted.outputs)
+    return Signature(inputs, outputs)
+
+
+def _run(model: Model, batch: Batch, fixed: int) -> dict[str, np.ndarray]:
+    """Run a file on samples, one by one where it takes one alone."""
+    if not fixed:
+        return TfliteAdapter().forward(model, batch)
+    count = len(next(iter(batch.values())))
+    parts = [
+        TfliteAdapter().forward(model, {name: array[at : at + fixed] for name, array in batch.items()})
+        for at in range(0, count - count % fixed, fixed)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter from telling on standard error, below Python, what it does."""
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            logger.setLevel(level)
