@@ -52,6 +52,11 @@ class KerasAdapter:
         )
         return made.with_payload(model, signature=Signature(declared.inputs, found))
 
+    @staticmethod
+    def inputs(model: keras.Model) -> list[str]:
+        """Return the names of what goes in, in order."""
+        return [describe.input_name(tensor) for tensor in model.inputs]
+
     def save(self, model: Model, folder: Path) -> Path:
         """Write ``model.keras``."""
         path = folder / _FILE

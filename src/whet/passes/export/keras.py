@@ -10,23 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 
 from whet.data.data import Part
 from whet.errors import PassError, in_one_line
 from whet.models.keras import describe, translate
 from whet.models.keras.adapter import KerasAdapter
 from whet.models.model import Model
+from whet.models.source import Origin, Source
 from whet.models.tflite.adapter import TfliteAdapter
-from whet.models.tflite.signature import file_signature
+from whet.models.tflite.naming import named
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.base import Outcome, PassContext
 from whet.passes.export.agreement import compare
 from whet.passes.export.spec import ExportOnnx, ExportTflite, ToKeras, ToTorch
-from whet.types import Format, Signature, Skipped
+from whet.storage import write_bytes
+from whet.types import Format, Signature
 
 import keras  # after the adapter, which chooses its backend  # isort: skip
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 if TYPE_CHECKING:
     from whet.types import Batch
@@ -39,25 +41,26 @@ def export_tflite(request: ExportTflite, model: Model, context: PassContext) -> 
     signature = model.signature
     assert signature is not None
     flat = _inference(model.payload)
-    names = [spec.name for spec in signature.inputs]
     specs = [tf.TensorSpec((request.batch or None, *spec.concrete(1)[1:]), spec.dtype, name=spec.name)
              for spec in signature.inputs]  # fmt: skip
 
     @tf.function(input_signature=specs, autograph=False)
-    def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
-        found = flat(list(values) if len(values) > 1 else values[0], training=False)
-        return dict(zip((spec.name for spec in signature.outputs), keras.tree.flatten(found), strict=True))
+    def serve(*values: tf.Tensor) -> list[tf.Tensor]:
+        return keras.tree.flatten(flat(list(values) if len(values) > 1 else values[0], training=False))
 
     with _quiet():
         try:
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], flat)
-            content = converter.convert()
+            frozen = convert_variables_to_constants_v2(serve.get_concrete_function())
+            content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
         except Exception as error:  # the converter raises whatever its stages do
             raise PassError(f"TensorFlow cannot convert the model: {in_one_line(error, 300)}") from error
-    made = model.with_payload(content, format=Format.TFLITE)
-    made = made.with_payload(content, signature=_named(file_signature(content), signature, names, request.batch))
-    batch = sample(signature, context, _COMPARED)
-    notes = compare(KerasAdapter().forward(model, batch), _run(made, batch, request.batch), request.tolerance)
+    names = ([spec.name for spec in specs] for specs in (signature.inputs, signature.outputs))
+    content, path = named(content, *names), context.folder / "converted.tflite"
+    write_bytes(path, content)
+    batch = sample(signature, context, request.batch or _COMPARED)
+    made = TfliteAdapter().open(Source(Origin.FILE, Format.TFLITE, str(path)), batch)
+    made = model.with_payload(content, format=Format.TFLITE, signature=_known(made.signature, signature))
+    notes = compare(KerasAdapter().forward(model, batch), TfliteAdapter().forward(made, batch), request.tolerance)
     return Outcome(made, tuple(describe.layers(model.payload)), (), notes)
 
 
@@ -108,28 +111,15 @@ def _inference(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _named(found: Signature, wanted: Signature, names: list[str], batch: int) -> Signature:
-    """Return the signature of the file, with what the source knew of its free axes."""
-    by_name = {spec.name: spec for spec in found.inputs}
-    inputs = tuple(
-        replace(spec, shape=(batch or None, *by_name[spec.name].shape[1:])) for spec in wanted.inputs if spec.name in by_name
-    )
-    if len(inputs) != len(names):
-        raise PassError(f"the converter named inputs {', '.join(by_name)}, not {', '.join(names)}")
-    outputs = tuple(replace(spec, shape=(batch or None, *spec.shape[1:])) for spec in wanted.outputs)
-    return Signature(inputs, outputs)
-
-
-def _run(model: Model, batch: Batch, fixed: int) -> dict[str, np.ndarray]:
-    """Run a file on samples, one by one where it takes one alone."""
-    if not fixed:
-        return TfliteAdapter().forward(model, batch)
-    count = len(next(iter(batch.values())))
-    parts = [
-        TfliteAdapter().forward(model, {name: array[at : at + fixed] for name, array in batch.items()})
-        for at in range(0, count - count % fixed, fixed)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _known(found: Signature | None, source: Signature) -> Signature:
+    """Return the signature of the file, with what the source knew of its inputs."""
+    assert found is not None
+    known = {spec.name: spec for spec in source.inputs}
+    lost = [spec.name for spec in found.inputs if spec.name not in known]
+    if lost:
+        raise PassError(f"the converter named inputs {', '.join(lost)}, not {', '.join(known)}")
+    inputs = [replace(known[spec.name], shape=spec.shape, sample=spec.sample) for spec in found.inputs]
+    return Signature(tuple(inputs), found.outputs)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ class DynamicInt8(Pass):
     name: ClassVar[str] = "dynamic-int8"
     realised_by: ClassVar = {
         Format.ONNX: "whet.passes.quantize.onnx_dynamic:dynamic_int8",
+        Format.TFLITE: "whet.passes.quantize.tflite:dynamic_int8",
         Format.TORCH: "whet.passes.quantize.torch:dynamic_int8",
     }
     establishes: ClassVar = frozenset({TraitKind.QUANTIZED})
@@ -103,7 +104,10 @@ class StaticInt8(Pass):
     """
 
     name: ClassVar[str] = "static-int8"
-    realised_by: ClassVar = {Format.ONNX: "whet.passes.quantize.onnx_static:static_int8"}
+    realised_by: ClassVar = {
+        Format.ONNX: "whet.passes.quantize.onnx_static:static_int8",
+        Format.TFLITE: "whet.passes.quantize.tflite:static_int8",
+    }
     extra: ClassVar[str] = "onnx"
     establishes: ClassVar = frozenset({TraitKind.QUANTIZED})
     erases: ClassVar = frozenset({TraitKind.PACKED})
@@ -205,7 +209,10 @@ class Int4Weights(Pass):
     """
 
     name: ClassVar[str] = "int4-weights"
-    realised_by: ClassVar = {Format.ONNX: "whet.passes.quantize.onnx_int4:int4_weights"}
+    realised_by: ClassVar = {
+        Format.ONNX: "whet.passes.quantize.onnx_int4:int4_weights",
+        Format.TFLITE: "whet.passes.quantize.tflite:int4_weights",
+    }
     extra: ClassVar[str] = "torch"
     establishes: ClassVar = frozenset({TraitKind.QUANTIZED})
     erases: ClassVar = frozenset({TraitKind.PACKED, TraitKind.CLUSTERED, TraitKind.GRID})
@@ -250,6 +257,7 @@ class Half(Pass):
     name: ClassVar[str] = "half"
     realised_by: ClassVar = {
         Format.ONNX: "whet.passes.quantize.onnx_half:half",
+        Format.TFLITE: "whet.passes.quantize.tflite:half",
         Format.TORCH: "whet.passes.quantize.torch:half",
     }
     establishes: ClassVar = frozenset({TraitKind.HALF})
