@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +29,13 @@ class KerasRuntime:
 
     def open(self, stored: Stored, deployment: Deployment) -> KerasSession:
         """Load the stored model. TensorFlow takes its number of threads at the first use in a process."""
-        tf.config.set_visible_devices([], "GPU")
         try:
             tf.config.threading.set_intra_op_parallelism_threads(deployment.threads)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError as error:
-            if tf.config.threading.get_intra_op_parallelism_threads() != deployment.threads:
+            if os.environ.get("TF_NUM_INTRAOP_THREADS") != str(deployment.threads):
                 raise RuntimeFailure(
-                    f"TensorFlow runs on {tf.config.threading.get_intra_op_parallelism_threads()} threads in this "
-                    f"process already; ask for {deployment.threads} in a fresh one"
+                    f"TensorFlow has chosen its threads in this process already; ask for {deployment.threads} in a "
+                    f"fresh one"
                 ) from error
         model = KerasAdapter().load(stored.path, stored.source)
         facts = {

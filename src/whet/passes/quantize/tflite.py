@@ -99,11 +99,14 @@ def _quantized(
 ) -> Outcome:
     """Run the quantizer and tell which operators it changed."""
     before = parse(model.payload)[0]
+    layers = [layer for layer in TfliteAdapter().layers(model) if layer.weights]
     spared = {
         layer.name: reason
-        for layer in TfliteAdapter().layers(model)
+        for layer in layers
         if (reason := excluded(layer.name, layer.kind, request.exclude, request.exclude_types))
     } if hasattr(request, "exclude") else {}  # fmt: skip
+    if getattr(request, "float_edges", False) and layers:
+        spared |= {layers[at].name: "left in float by float_edges" for at in (0, -1)}
     content = _run(model, configure, [_yielded(model)[name] for name in spared], ranges)
     made = model.with_payload(content)
     changed, skipped = _account(model, made, spared)
