@@ -282,7 +282,11 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
         robustness=options.get("robustness", True) and kind == "optimize",
     )
     given = options.get("recipes")
-    tried = candidates(problem) if given is None else deploy(problem, [recipe(one, source.format, problem.deployment.runtime) for one in given])
+    tried = (
+        candidates(problem)
+        if given is None
+        else deploy(problem, [recipe(one, source.format, problem.deployment.runtime) for one in given])
+    )
     within = options.get("within")
     return Order(problem, tried, command(kind, problem, tried, within), within)
 

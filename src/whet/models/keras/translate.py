@@ -78,7 +78,9 @@ def to_keras(model: Model, original: keras.Model) -> keras.Model:
         own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
         if keras_weights.known(kind):
             if not own:
-                raise PassError(f"layer {name} has gone from the module: only widths and weights can go back to Keras")
+                raise PassError(
+                    f"layer {name} has gone from the module: only widths and weights can go back to Keras"
+                )
             found[name] = keras_weights.to_keras(kind, config, own)
     thinner = _rebuilt(original, found)
     for name, layer in describe.layers(thinner).items():

@@ -86,7 +86,9 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
         lambda quantizer: quantizer.add_static_config(".*", _EVERY, 8, request.weight_bits),
         ranges,
     )  # fmt: skip
-    return Outcome(outcome.model, outcome.changed, outcome.skipped, {"calibration_samples": samples, **outcome.notes})
+    return Outcome(
+        outcome.model, outcome.changed, outcome.skipped, {"calibration_samples": samples, **outcome.notes}
+    )
 
 
 def _stored(bits: int, name: str) -> None:
@@ -174,7 +176,9 @@ def _types(graph: Graph) -> dict[str, tuple[str, ...]]:
     """Return the types of what goes into each operator, as it is stored, by the name of what comes out."""
     stored = {one.outputs[0]: one.inputs[0] for one in graph.operators if one.kind == "DEQUANTIZE"}
     return {
-        graph.tensors[one.outputs[0]].name: tuple(graph.tensors[stored.get(at, at)].type for at in one.inputs if at >= 0)
+        graph.tensors[one.outputs[0]].name: tuple(
+            graph.tensors[stored.get(at, at)].type for at in one.inputs if at >= 0
+        )
         for one in graph.operators
         if one.outputs and one.kind != "DEQUANTIZE"
     }
@@ -212,7 +216,9 @@ def _calibrate(request: StaticInt8, model: Model, context: PassContext, samples:
     """Return the range of every float tensor that is no constant, by name."""
     graph = parse(model.payload)[0]
     places = {
-        at: tensor.name for at, tensor in enumerate(graph.tensors) if tensor.type == "FLOAT32" and tensor.data is None
+        at: tensor.name
+        for at, tensor in enumerate(graph.tensors)
+        if tensor.type == "FLOAT32" and tensor.data is None
     }
     extremes = {at: Extremes() for at in places}
     calls = _watch(model, context, samples, {at: extremes[at].add for at in places})
