@@ -185,15 +185,19 @@ def preset(name: str, source: Format, runtime: str = "") -> Recipe:
 
 def export(source: Format, runtime: str = "") -> Mapping[str, Any]:
     """Return the step that leads from a source to what is shipped: TFLite from Keras, unless ONNX is asked for."""
-    lite = source is Format.KERAS and runtime in ("", "litert")
-    return {"pass": "export-tflite" if lite else "export-onnx"}
+    return {"pass": "export-tflite" if _lite(source, runtime) else "export-onnx"}
+
+
+def _lite(source: Format, runtime: str) -> bool:
+    """Tell whether what is shipped is a TFLite file."""
+    return source is Format.KERAS and runtime in ("", "litert")
 
 
 def _known(source: Format, runtime: str) -> dict[str, tuple[str, Steps]]:
     """Return all presets for a source, each with its description."""
     step = export(source, runtime)
     first: Steps = [{"pass": "to-torch"}] if source is Format.KERAS else []
-    if step["pass"] == "export-tflite":
+    if _lite(source, runtime):
         back: Steps = [*first, {"pass": "to-keras"}]
         return {
             name: (told, [*back[:1], *before, *back[1:], step, *after] if before else [step, *after])

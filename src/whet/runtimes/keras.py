@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from whet.errors import RuntimeFailure, WhetError, in_one_line
+from whet.models.keras import describe
 from whet.models.keras.adapter import KerasAdapter, output_names
 from whet.models.model import Stored
 from whet.runtimes.base import Closing, Deployment
@@ -43,6 +44,7 @@ class KerasRuntime:
             "version": keras.__version__,
             "tensorflow": tf.__version__,
             "threads": deployment.threads,
+            "device": "cpu",
         }
         return KerasSession(model, facts)
 
@@ -54,7 +56,9 @@ class KerasSession(Closing):
         self.facts = facts
         self._names = output_names(model)
         self._inputs = list(KerasAdapter.inputs(model))
-        self._call = tf.function(lambda values: model(values, training=False), reduce_retracing=True)
+        self._call = tf.function(
+            lambda values: model(describe.arranged(model, values), training=False), reduce_retracing=True
+        )
 
     def run(self, batch: Batch) -> dict[str, Array]:
         """Run the model.
@@ -64,7 +68,7 @@ class KerasSession(Closing):
         """
         try:
             values = [tf.constant(batch[name]) for name in self._inputs]
-            found = self._call(values if len(values) > 1 else values[0])
+            found = self._call(values)
             return dict(zip(self._names, map(np.asarray, keras.tree.flatten(found)), strict=True))
         except WhetError:
             raise

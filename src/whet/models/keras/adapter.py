@@ -34,7 +34,7 @@ class KerasAdapter:
     format = Format.KERAS
 
     def open(self, source: Source, sample: Batch | None) -> Model:
-        """Read a file, or call a user's factory; free axes take the lengths of a sample, or of ``source.inputs``."""
+        """Read a file, or call a user's factory; free axes take the lengths of a sample or of ``source.inputs``."""
         model = _built(source)
         declared = refine(_signature_inputs(model), source.inputs)
         batch = declared.bind(sample) if sample is not None else declared.synthetic(2)
@@ -81,8 +81,8 @@ class KerasAdapter:
 
     def forward(self, model: Model, batch: Batch) -> dict[str, Array]:
         """Run the model in inference mode."""
-        values = [batch[spec.name] for spec in _signature_inputs(model.payload).inputs]
-        found = model.payload(values if len(values) > 1 else values[0], training=False)
+        values = [keras.ops.convert_to_tensor(batch[name]) for name in self.inputs(model.payload)]
+        found = model.payload(describe.arranged(model.payload, values), training=False)
         return dict(zip(output_names(model.payload), map(np.asarray, keras.tree.flatten(found)), strict=True))
 
     def layers(self, model: Model) -> list[Layer]:

@@ -1,8 +1,9 @@
-"""Files of Keras models: ``.keras``, ``.h5`` of Keras 2 and 3, SavedModel folders; read without running what is in them."""
+"""Files of Keras models: ``.keras``, and ``.h5`` of Keras 2 and 3; read without running what is in them."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,10 @@ from whet.errors import ModelError, in_one_line
 
 _RENAMED = {"batch_input_shape": "batch_shape"}  # of Keras 2, in the settings of an input layer
 _GONE = {"groups"}  # of a DepthwiseConv2D, which Keras 2 wrote and no Keras reads
-_LAMBDA = "Lambda layers hold Python code, which is not run out of a file"
+_STRUCTURE = "config.json"  # in a .keras file
+_MOST_BYTES, _MOST_TIMES = 2**28, 100  # what a .keras file may unpack to: so much, or so many times its size
+_CODE = {"Lambda", "__lambda__"}  # classes that hold marshalled Python
+_OURS = {"keras", "builtins"}  # modules of Keras itself
 
 
 def read(path: Path, *, trust: bool = False) -> keras.Model:
@@ -29,24 +33,18 @@ def read(path: Path, *, trust: bool = False) -> keras.Model:
     Raises:
         ModelError: It is truncated, of another kind, brings code, or needs classes that are not there.
     """
-    if path.suffix == ".keras":
-        structure = _keras_structure(path)
-    else:
-        structure = _h5_structure(path)
+    structure = _zip_structure(path) if path.suffix == ".keras" else _h5_structure(path)
     _refuse_code(path, structure, trust)
     _name_unknown(path, structure)
     try:
-        if path.suffix == ".keras":
-            model = keras.saving.load_model(path, compile=False, safe_mode=not trust)
-        else:
-            model = _from_h5(path, structure, trust)
+        model = _opened(path, structure, trust)
     except Exception as error:  # Keras raises whatever its layers do
         raise ModelError(
-            f"Keras {keras.__version__} cannot open {path.name}: {type(error).__name__}: {in_one_line(error, 200)}; "
-            "save it again with this Keras"
+            f"Keras {keras.__version__} cannot open {path.name}: {type(error).__name__}: {in_one_line(error)}; "
+            f"copy it again, or save it with this Keras"
         ) from error
     if not isinstance(model, keras.Model):
-        raise ModelError(f"{path.name} holds a {type(model).__name__}, not a model")
+        raise ModelError(f"{path.name} holds a {type(model).__name__}, not a model; save the whole model")
     return model
 
 
@@ -66,28 +64,32 @@ def from_bytes(content: bytes) -> keras.Model:
         return keras.saving.load_model(path, compile=False, safe_mode=False)
 
 
-def _keras_structure(path: Path) -> Any:
+def _zip_structure(path: Path) -> Any:
+    """Return the structure that a ``.keras`` file holds, sizes looked at before anything is unpacked."""
     try:
         with zipfile.ZipFile(path) as file:
-            return json.loads(file.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise ModelError(
-            f"{path} is not a .keras file, or it is truncated ({in_one_line(error)}); copy it again"
-        ) from error
+            unpacked = sum(item.file_size for item in file.infolist())
+            if unpacked > max(_MOST_BYTES, _MOST_TIMES * path.stat().st_size):
+                raise ModelError(
+                    f"{path} would unpack to {unpacked:,} bytes, more than {_MOST_TIMES} times its size, which no "
+                    f"model does; do not open it"
+                )
+            return json.loads(file.read(_STRUCTURE))
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+        raise ModelError(f"{path} is no .keras file, or truncated ({in_one_line(error)}); copy it again") from error
 
 
 def _h5_structure(path: Path) -> Any:
+    """Return the structure that a file of HDF5 holds."""
     try:
         with h5py.File(path, "r") as file:
             found = file.attrs.get("model_config")
             names = list(file)[:5]
     except OSError as error:
-        raise ModelError(
-            f"{path} is not an HDF5 file, or it is truncated ({in_one_line(error)}); copy it again"
-        ) from error
+        raise ModelError(f"{path} is no HDF5 file, or truncated ({in_one_line(error)}); copy it again") from error
     if found is None:
         raise ModelError(
-            f"{path} holds weights ({', '.join(map(str, names))}), not a model; save the whole model: model.save()"
+            f"{path} holds weights ({', '.join(map(str, names))}), not a model; save it whole: model.save()"
         )
     return json.loads(found)
 
@@ -106,33 +108,46 @@ def _parts(structure: Any) -> Iterator[Mapping[str, Any]]:
 
 def _refuse_code(path: Path, structure: Any, trust: bool) -> None:
     """Refuse layers of marshalled code, unless the user allowed it."""
-    found = [_called(part) for part in _parts(structure) if part["class_name"] == "Lambda"]
+    found = [_called(part) for part in _parts(structure) if part["class_name"] in _CODE]
     if found and not trust:
         raise ModelError(
-            f"{path.name}: {_LAMBDA} ({', '.join(found[:5])}); replace them by layers, or allow it with --trust-pickle"
+            f"{path.name} brings Python code of its own (Lambda: {', '.join(found[:5])}), which is not run out of a "
+            f"file; replace it by layers, or allow it with --trust-pickle"
         )
 
 
 def _called(part: Mapping[str, Any]) -> str:
     config = part.get("config")
-    return str(config.get("name", "?")) if isinstance(config, Mapping) else "?"
+    return str(config.get("name", "unnamed")) if isinstance(config, Mapping) else "unnamed"
 
 
 def _name_unknown(path: Path, structure: Any) -> None:
-    """Name classes of the user's own that are not registered."""
-    unknown = []
-    for part in _parts(structure):
-        registered = part.get("registered_name") or ""
-        if ">" in registered and keras.saving.get_registered_object(registered) is None:
-            unknown.append(registered.split(">", 1)[1])
-        elif "module" not in part and _is_layer(part) and not hasattr(keras.layers, part["class_name"]):
-            unknown.append(part["class_name"])
-    unknown = [name for name in dict.fromkeys(unknown) if name not in ("Functional", "Sequential", "Model")]
+    """Name classes and functions of the user's own that are not registered."""
+    unknown = list(dict.fromkeys(name for part in _parts(structure) if (name := _unknown(part))))
     if unknown:
         raise ModelError(
-            f"{path.name} uses classes of its own: {', '.join(unknown)}; give a file.py:function that defines them, "
-            f"registers them (keras.saving.register_keras_serializable) and returns keras.saving.load_model('{path.name}')"
+            f"{path.name} uses classes or functions of its own: {', '.join(unknown)}; give a file.py:function that "
+            f"defines and registers them (@keras.saving.register_keras_serializable()) and returns "
+            f"keras.saving.load_model({path.name!r})"
         )
+
+
+def _unknown(part: Mapping[str, Any]) -> str:
+    """Return the name of what a part of a structure needs and Keras does not know, or nothing."""
+    name, registered, module = part["class_name"], part.get("registered_name") or "", part.get("module")
+    config = part.get("config")
+    if name == "function" and isinstance(config, str):
+        known = hasattr(keras.activations, config) or keras.saving.get_registered_object(registered or config)
+        return "" if known else config
+    if registered and keras.saving.get_registered_object(registered) is not None:
+        return ""
+    if ">" in registered or (module and module.partition(".")[0] not in _OURS):
+        return registered.rpartition(">")[2] or name
+    known = not _is_layer(part) or hasattr(keras.layers, name) or hasattr(keras, name) or name in _GRAPHS
+    return "" if known or (module or "").startswith("keras.src") else name
+
+
+_GRAPHS = ("Functional", "Model", "Sequential")
 
 
 def _is_layer(part: Mapping[str, Any]) -> bool:
@@ -140,17 +155,27 @@ def _is_layer(part: Mapping[str, Any]) -> bool:
     return isinstance(config, Mapping) and ("inbound_nodes" in part or "trainable" in config)
 
 
-def _from_h5(path: Path, structure: Any, trust: bool) -> keras.Model:
-    """Open a file of HDF5, of Keras 2 too: settings that were renamed since are renamed."""
+def _opened(path: Path, structure: Any, trust: bool) -> keras.Model:
+    """Open a file; in one of Keras 2, settings that were renamed since are renamed in a copy first."""
     renamed = _as_now(structure)
     if renamed == structure:
         return keras.saving.load_model(path, compile=False, safe_mode=not trust)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
-        copy.write_bytes(path.read_bytes())
-        with h5py.File(copy, "r+") as file:
-            file.attrs["model_config"] = json.dumps(renamed)
+        if path.suffix == ".keras":
+            _copy_zip(path, copy, json.dumps(renamed))
+        else:
+            shutil.copyfile(path, copy)
+            with h5py.File(copy, "r+") as file:
+                file.attrs["model_config"] = json.dumps(renamed)
         return keras.saving.load_model(copy, compile=False, safe_mode=not trust)
+
+
+def _copy_zip(path: Path, copy: Path, structure: str) -> None:
+    """Copy a ``.keras`` file with another structure in it."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
+        for item in old.infolist():
+            new.writestr(item, structure if item.filename == _STRUCTURE else old.read(item))
 
 
 def _as_now(structure: Any) -> Any:

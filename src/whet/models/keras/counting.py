@@ -14,13 +14,14 @@ from whet.types import Layer
 if TYPE_CHECKING:
     import keras
 
+_STATISTICS = ("moving_mean", "moving_variance", "mean", "variance")  # measured, not learned
 _TABLES = ("Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Normalization", "PReLU")
 _TRANSPOSED = ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")  # each input is multiplied, not each output
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "Bidirectional")
 
 
 def named_weights(model: keras.Model) -> dict[str, Any]:
-    """Return the floating variables of a model as ``layer.kernel``; of one with parts, ``layer.forward_lstm.kernel``."""
+    """Return the floating variables of a model as ``layer.kernel``; of a wrapped layer ``layer.inner.kernel``."""
     found: dict[str, Any] = {}
     for name, layer in describe.layers(model).items():
         own = layer.path.count("/") + 1 if getattr(layer, "path", None) else 1
@@ -42,7 +43,7 @@ def layers(model: keras.Model) -> list[Layer]:
         own = {key: value for key, value in variables.items() if key.startswith(f"{name}.")}
         kernels = {key: value for key, value in own.items() if len(value.shape) > 1 and kind not in _TABLES}
         macs = sum(_macs(call, kernels) for call in uses if call["layer"] == name)
-        count = sum(math.prod(value.shape) for value in own.values())
+        count = sum(math.prod(value.shape) for value in own.values() if value.name not in _STATISTICS)
         size = sum(math.prod(value.shape) * np.dtype(str(value.dtype)).itemsize for value in own.values())
         found.append(Layer(name, kind, tuple(kernels), count, size, macs))
     return found
@@ -50,9 +51,8 @@ def layers(model: keras.Model) -> list[Layer]:
 
 def _macs(call: Mapping[str, Any], kernels: Mapping[str, Any]) -> int:
     """Return what one use of a layer multiplies: every kernel once at every position."""
-    shape = call["input_shape"] if call["kind"] in (*_TRANSPOSED, *_RECURRENT) else call["shape"]
-    if call["kind"] in _RECURRENT:
-        positions = shape[1] or 1
-    else:
-        positions = math.prod(size or 1 for size in shape[1:-1])
-    return positions * sum(math.prod(kernel.shape) for kernel in kernels.values())
+    moved = call["kind"] in (*_TRANSPOSED, *_RECURRENT)
+    shape = call["input_shape"] if moved else call["shape"]
+    positions: int = math.prod(size or 1 for size in shape[1:-1])
+    sizes: list[int] = [math.prod(kernel.shape) for kernel in kernels.values()]
+    return positions * sum(sizes)

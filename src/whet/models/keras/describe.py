@@ -18,7 +18,7 @@ Description = dict[str, Any]
 
 
 def describe(model: keras.Model) -> Description:
-    """Return what ``whet.models.torch.keras_module`` builds a module from.
+    """Return what ``whet.models.torch.keras.module`` builds a module from.
 
     Args:
         model: Functional or Sequential, built; models inside it are written out.
@@ -49,6 +49,11 @@ def describe(model: keras.Model) -> Description:
 def input_name(tensor: Any) -> str:
     """Return the name of an input, as torch and TFLite take it."""
     return safe(str(tensor.name).replace(":", "_"))
+
+
+def arranged(model: keras.Model, values: list[Any]) -> Any:
+    """Return values for the inputs of a model as its ``call`` takes them: alone, in a list, by name."""
+    return keras.tree.pack_sequence_as(functional(model)._inputs_struct, values)
 
 
 def layers(model: keras.Model, prefix: str = "") -> dict[str, keras.Layer]:
@@ -114,6 +119,7 @@ class _Calls:
             "shape": list(results[0].shape),
             "input_shape": list(node.input_tensors[0].shape) if node.input_tensors else [],
             "arguments": _arguments(node),
+            "named": _named(node),
         })  # fmt: skip
         return number
 
@@ -144,12 +150,26 @@ def _nodes(graph: Any) -> Iterable[Any]:
                 yield node
 
 
-def _arguments(node: Any) -> list[float]:
-    """Return the numbers an operation is given beside tensors, as in ``2 * x``."""
+def _arguments(node: Any) -> list[float | str | None]:
+    """Return what an operation is given in order, as in ``2 - x``: None for a tensor; a number; a type's name."""
     if isinstance(node.operation, keras.Layer):
         return []
-    rest = [*node.arguments.args, *node.arguments.kwargs.values()]
-    return [float(value) for value in rest if isinstance(value, int | float) and not isinstance(value, bool)]
+    return [_argument(value) for value in (*node.arguments.args, *node.arguments.kwargs.values())]
+
+
+def _argument(value: Any) -> float | str | None:
+    if isinstance(value, keras.KerasTensor):
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number else type(value).__name__
+
+
+def _named(node: Any) -> list[str]:
+    """Return the arguments that a layer is given by name and that say something: masks, states, switches."""
+    if not isinstance(node.operation, keras.Layer):
+        return []
+    given = node.arguments.kwargs.items()
+    return [name for name, value in given if name != "training" and value is not None and value is not False]
 
 
 def _plain(operation: Any) -> Description:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
-import numpy as np
 import torch
 
 from whet import plain
@@ -16,8 +15,10 @@ from whet.errors import PassError
 from whet.models.keras import describe
 from whet.models.model import Model
 from whet.models.source import Origin, Source
-from whet.models.torch import edits, keras_module, keras_weights
+from whet.models.torch import edits
 from whet.models.torch.adapter import TorchPayload
+from whet.models.torch.keras import weights as torch_weights
+from whet.models.torch.keras.module import NotTranslated, module
 from whet.models.torch.origin import DESCRIPTION
 from whet.storage import write_text
 from whet.types import Format
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
     from whet.types import Array
 
 _WIDTHS = ("filters", "units")
-_SAME = ("traits", "history", "needs")
 
 
 def to_torch(model: Model, folder: Path) -> Model:
-    """Return a native module of a Keras model. Its description is written to ``folder``: torch alone builds it again.
+    """Return a native module of a Keras model; of its description in ``folder`` torch alone builds it again.
 
     Raises:
         PassError: Layers have no equal in torch; all of them are named.
@@ -39,13 +39,13 @@ def to_torch(model: Model, folder: Path) -> Model:
     text = json.dumps(description, sort_keys=True)
     write_text(folder / DESCRIPTION, text)
     try:
-        module = keras_module.module(description)
-    except keras_module.NotTranslated as error:
+        made = module(description)
+    except NotTranslated as error:
         raise PassError(f"the model has no translation into torch: {error}") from error
-    state = module.state_dict()
+    state = made.state_dict()
     for name, value in _state(description, describe.weights(model.payload)).items():
         state[name] = torch.from_numpy(value)
-    module.load_state_dict(state)
+    made.load_state_dict(state)
     origin = Source(
         Origin.KERAS,
         Format.TORCH,
@@ -53,7 +53,7 @@ def to_torch(model: Model, folder: Path) -> Model:
         model.payload.name,
         identity=hashlib.sha256(text.encode()).hexdigest()[:24],
     )
-    payload = TorchPayload(module.eval(), (edits.student_edit(plain.builtins(origin)),))
+    payload = TorchPayload(made.eval(), (edits.student_edit(plain.builtins(origin)),))
     return model.with_payload(payload, format=Format.TORCH)
 
 
@@ -76,12 +76,12 @@ def to_keras(model: Model, original: keras.Model) -> keras.Model:
     for name in describe.weights(original):
         kind, config = kinds[name]
         own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-        if keras_weights.known(kind):
+        if torch_weights.known(kind):
             if not own:
                 raise PassError(
                     f"layer {name} has gone from the module: only widths and weights can go back to Keras"
                 )
-            found[name] = keras_weights.to_keras(kind, config, own)
+            found[name] = torch_weights.to_keras(kind, config, own)
     thinner = _rebuilt(original, found)
     for name, layer in describe.layers(thinner).items():
         if name in found:
@@ -95,7 +95,7 @@ def _state(description: describe.Description, weights: dict[str, list[Array]]) -
     return {
         f"{layer}.{name}": value
         for layer, arrays in weights.items()
-        for name, value in keras_weights.to_torch(*kinds[layer], arrays).items()
+        for name, value in torch_weights.to_torch(*kinds[layer], arrays).items()
     }
 
 
@@ -108,15 +108,8 @@ def _rebuilt(original: keras.Model, weights: dict[str, list[Array]], prefix: str
         config = layer.get_config()
         arrays = weights.get(f"{prefix}{describe.safe(layer.name)}")
         width = next((name for name in _WIDTHS if name in config), None)
-        if arrays is not None and width is not None and type(layer).__name__ in keras_weights.WIDTHS:
-            config[width] = keras_weights.WIDTHS[type(layer).__name__](arrays)
+        if arrays is not None and width is not None and type(layer).__name__ in torch_weights.WIDTHS:
+            config[width] = torch_weights.WIDTHS[type(layer).__name__](arrays)
         return type(layer).from_config(config)
 
     return keras.models.clone_model(original, clone_function=copied)
-
-
-def outputs_differ(left: dict[str, Any], right: dict[str, Any]) -> float:
-    """Return the greatest difference of outputs, as a share of the greatest."""
-    return max(
-        float(np.abs(left[name] - right[name]).max() / max(float(np.abs(left[name]).max()), 1e-12)) for name in left
-    )

@@ -14,7 +14,8 @@ from torch import nn
 from whet import userfile
 from whet.errors import ModelError
 from whet.models.source import Origin, Source
-from whet.models.torch import checkpoint, hub, keras_module, program
+from whet.models.torch import checkpoint, hub, program
+from whet.models.torch.keras.module import module as keras_module
 from whet.types import TensorSpec
 
 _PROGRAM = "program.pt2"
@@ -34,7 +35,7 @@ def build(source: Source) -> nn.Module:
     if source.origin is Origin.FILE:
         return program.build(Path(source.path)).eval()
     if source.origin is Origin.KERAS:
-        return keras_module.module(json.loads(Path(source.path).read_text()))
+        return keras_module(json.loads(Path(source.path).read_text()))
     module = userfile.call(Path(source.path), source.factory, ModelError)
     if not isinstance(module, nn.Module):
         raise ModelError(

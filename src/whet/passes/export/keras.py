@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from whet.data.data import Part
 from whet.errors import PassError, in_one_line
 from whet.models.keras import describe, translate
@@ -40,20 +39,7 @@ def export_tflite(request: ExportTflite, model: Model, context: PassContext) -> 
     """Convert by TensorFlow's converter, in float; compare with the source on real inputs."""
     signature = model.signature
     assert signature is not None
-    flat = _inference(model.payload)
-    specs = [tf.TensorSpec((request.batch or None, *spec.concrete(1)[1:]), spec.dtype, name=spec.name)
-             for spec in signature.inputs]  # fmt: skip
-
-    @tf.function(input_signature=specs, autograph=False)
-    def serve(*values: tf.Tensor) -> list[tf.Tensor]:
-        return keras.tree.flatten(flat(list(values) if len(values) > 1 else values[0], training=False))
-
-    with _quiet():
-        try:
-            frozen = convert_variables_to_constants_v2(serve.get_concrete_function())
-            content = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
-        except Exception as error:  # the converter raises whatever its stages do
-            raise PassError(f"TensorFlow cannot convert the model: {in_one_line(error, 300)}") from error
+    content = _converted(model.payload, signature, request.batch)
     names = ([spec.name for spec in specs] for specs in (signature.inputs, signature.outputs))
     content, path = named(content, *names), context.folder / "converted.tflite"
     write_bytes(path, content)
@@ -62,6 +48,23 @@ def export_tflite(request: ExportTflite, model: Model, context: PassContext) -> 
     made = model.with_payload(content, format=Format.TFLITE, signature=_known(made.signature, signature))
     notes = compare(KerasAdapter().forward(model, batch), TfliteAdapter().forward(made, batch), request.tolerance)
     return Outcome(made, tuple(describe.layers(model.payload)), (), notes)
+
+
+def _converted(model: keras.Model, signature: Signature, batch: int) -> bytes:
+    """Return a model as a TFLite file, its inputs and outputs named as the converter likes."""
+    flat = _inference(model)
+    specs = [tf.TensorSpec((batch or None, *spec.concrete(1)[1:]), spec.dtype, name=spec.name)
+             for spec in signature.inputs]  # fmt: skip
+    serve = tf.function(
+        lambda *values: keras.tree.flatten(flat(describe.arranged(flat, list(values)), training=False)),
+        input_signature=specs, autograph=False,
+    )  # fmt: skip
+    with _quiet():
+        try:
+            frozen = convert_variables_to_constants_v2(serve.get_concrete_function())
+            return bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
+        except Exception as error:  # the converter raises whatever its stages do
+            raise PassError(f"TensorFlow cannot convert the model: {in_one_line(error, 300)}") from error
 
 
 def to_torch(request: ToTorch, model: Model, context: PassContext) -> Outcome:

@@ -19,7 +19,7 @@ Tolerance = Annotated[
 class ExportOnnx(Pass):
     """Write a torch model as ONNX (``torch.export``), folded, checked, and compared with the source on real inputs.
 
-    A Keras model is translated into torch first (see ``to-torch``): tf2onnx would leave each BatchNorm as arithmetic.
+    A Keras model is translated into torch first (see ``to-torch``): tf2onnx leaves each BatchNorm as arithmetic.
 
     The number of samples stays free. BatchNorm is folded into the convolution before it. Weights below the least
     normal float32 are set to zero: arithmetic on such subnormals can be fifty times slower.
@@ -93,8 +93,8 @@ class ToTorch(Pass):
 class ToKeras(Pass):
     """Give the widths and weights of a module back to the Keras model that ``to-torch`` made it of.
 
-    Layers may have become thinner (``prune-channels``) and weights other (``distill``, ``cluster``, ``qat``); layers
-    that were replaced (``factorize``) or taken out (``drop-blocks``) have no way back: export those to ONNX.
+    Layers may have become thinner (``prune-channels``) and weights other (``distill``, ``cluster``, ``qat``);
+    layers that were replaced (``factorize``) or taken out (``drop-blocks``) have no way back: export those to ONNX.
     """
 
     name: ClassVar[str] = "to-keras"

@@ -28,7 +28,7 @@ from whet.passes.export.spec import ExportOnnx
 from whet.types import Format, Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from whet.types import Array, Batch
+    from whet.types import Batch
 
 _COMPARED = 16  # samples
 

@@ -1,8 +1,8 @@
 """A Keras model as a native module of torch, from a plain description: no Keras is needed to build it again.
 
 The description is JSON: ``inputs`` (name, shape, dtype), ``calls`` (layer, kind, config, inputs, output, shape,
-arguments) in the order of the graph, ``outputs`` (names with the tensor each gives). Tensors are numbered. Samples
-go in as Keras takes them, channels last; inside, tensors lie as torch's kernels take them.
+arguments, named) in the order of the graph, ``outputs`` (names with the tensor each gives). Tensors are numbered.
+Samples go in as Keras takes them, channels last; inside, tensors lie as torch's kernels take them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
-from whet.models.torch.keras_layers import Call, NotTranslated, Value, Writer, build
+from whet.models.torch.keras.graph import Call, NotTranslated, Value, Writer
+from whet.models.torch.keras.layers import build
 
 __all__ = ["NotTranslated", "module"]
 
@@ -51,4 +52,5 @@ def module(description: Mapping[str, Any]) -> nn.Module:
 
 def _call(call: Mapping[str, Any], values: Mapping[int, Value], shape: tuple[int | None, ...]) -> Call:
     inputs = tuple(values[number] for number in call["inputs"])
-    return Call(call["layer"], call["kind"], call["config"], inputs, shape, tuple(call.get("arguments", ())))
+    named, arguments = tuple(call["named"]), tuple(call["arguments"])
+    return Call(call["layer"], call["kind"], call["config"], inputs, shape, named, arguments)
