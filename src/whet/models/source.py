@@ -34,7 +34,7 @@ _SUFFIXES = {
     ".keras": Format.KERAS,
     ".h5": Format.KERAS,
 }
-_LATER = {".keras", ".h5", ".xml", ".engine"}
+_LATER = {".xml", ".engine"}
 _WEIGHTS = {".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors"}
 
 
@@ -132,7 +132,7 @@ def source_of(
             trust_pickle,
             tuple(inputs),
         )
-    return _file(Path(model), weights_file, inputs)
+    return _file(Path(model), weights_file, inputs, trust_pickle)
 
 
 def _hub_name(model: str | Path) -> str:
@@ -142,7 +142,7 @@ def _hub_name(model: str | Path) -> str:
     return str(Path(model).absolute()) if (Path(model) / "config.json").is_file() else ""
 
 
-def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...]) -> Source:
+def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...], trust_pickle: bool) -> Source:
     suffix = path.suffix.lower()
     if suffix in _WEIGHTS:
         raise ModelError(
@@ -152,12 +152,14 @@ def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...]) -> S
     if suffix == ".py":
         raise ModelError(f"{path} is a Python file; name the function in it that builds the model: {path}:build")
     if suffix not in _SUFFIXES:
-        known = "an .onnx, .pt2 or .tflite file, file.py:function, or hf:owner/name"
+        known = "an .onnx, .pt2, .tflite, .keras or .h5 file, file.py:function, or hf:owner/name"
         hint = f"{suffix} files are not read by this version" if suffix in _LATER else f"{path} is none of these"
         raise ModelError(f"a model is {known}; {hint}")
     if weights is not None:
         raise ModelError(f"--weights goes with file.py:function; {path.name} holds its own weights")
-    return Source(Origin.FILE, _SUFFIXES[suffix], str(_existing(path, "model")), inputs=tuple(inputs))
+    trusted = trust_pickle and _SUFFIXES[suffix] is Format.KERAS  # Lambda layers; in others there is no code
+    file = str(_existing(path, "model"))
+    return Source(Origin.FILE, _SUFFIXES[suffix], file, trust_pickle=trusted, inputs=tuple(inputs))
 
 
 def _existing(path: Path, what: str) -> Path:

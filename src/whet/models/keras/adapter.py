@@ -91,7 +91,8 @@ class KerasAdapter:
 
     def weights(self, model: Model) -> dict[str, Array]:
         """Return a copy of every floating weight, as ``layer.kernel``."""
-        return {name: np.array(weight) for name, weight in counting.named_weights(model.payload).items()}
+        found = counting.named_weights(model.payload)
+        return {name: np.array(weight.value) for name, weight in found.items()}
 
     def matrices(self, model: Model) -> dict[str, Array]:
         """Return the matrices and kernels a model multiplies by."""

@@ -108,11 +108,12 @@ def _parts(structure: Any) -> Iterator[Mapping[str, Any]]:
 
 def _refuse_code(path: Path, structure: Any, trust: bool) -> None:
     """Refuse layers of marshalled code, unless the user allowed it."""
-    found = [_called(part) for part in _parts(structure) if part["class_name"] in _CODE]
+    found = [part for part in _parts(structure) if part["class_name"] in _CODE]
     if found and not trust:
+        names = [_called(part) for part in found if part["class_name"] == "Lambda"] or ["a function"]
         raise ModelError(
-            f"{path.name} brings Python code of its own (Lambda: {', '.join(found[:5])}), which is not run out of a "
-            f"file; replace it by layers, or allow it with --trust-pickle"
+            f"{path.name} brings Python code of its own (Lambda: {', '.join(names[:5])}), which is not run out of "
+            f"a file; replace it by layers, or allow it with --trust-pickle"
         )
 
 

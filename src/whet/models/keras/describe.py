@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -190,5 +191,6 @@ _NOT_STRUCTURE = frozenset(
 
 
 def safe(name: str) -> str:
-    """Return a name without what a path in torch is made of."""
-    return name.replace("/", "_").replace(".", "_").replace(" ", "_")
+    """Return a name that the path of a module in torch can be made of: no dots, no word of Python."""
+    plain = name.replace("/", "_").replace(".", "_").replace(" ", "_")
+    return f"{plain}_" if keyword.iskeyword(plain) else plain

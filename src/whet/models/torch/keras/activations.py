@@ -27,6 +27,10 @@ def activate(writer: Writer, value: Value, name: Any) -> Value:
     return Value(writer.call(_ACTIVATIONS[name], value.node), value.shape, value.first)
 
 
+def _leaky_relu(x: Tensor) -> Tensor:
+    return functional.leaky_relu(x, 0.2)
+
+
 def _hard_sigmoid(x: Tensor) -> Tensor:
     return functional.relu6(x + 3) / 6
 
@@ -34,7 +38,7 @@ def _hard_sigmoid(x: Tensor) -> Tensor:
 _ACTIVATIONS: Mapping[str, Callable[..., Any]] = {
     "relu": functional.relu,
     "relu6": functional.relu6,
-    "leaky_relu": partial(functional.leaky_relu, negative_slope=0.2),
+    "leaky_relu": _leaky_relu,
     "elu": functional.elu,
     "selu": functional.selu,
     "gelu": functional.gelu,

@@ -71,11 +71,11 @@ class Writer:
         owner, _, last = name.rpartition(".")
         place: nn.Module = self.root
         for part in filter(None, owner.split(".")):
-            if not hasattr(place, part):
-                place.add_module(part, nn.Module())
+            if part not in place._modules:
+                place.add_module(_free(part), nn.Module())
             place = getattr(place, part)
-        if not hasattr(place, last):
-            place.add_module(last, build())
+        if last not in place._modules:
+            place.add_module(_free(last), build())
         return self.graph.call_module(name, inputs)
 
     def first(self, value: Value) -> fx.Node:
@@ -91,6 +91,13 @@ class Writer:
         if not value.first:
             return value.node
         return self.call(torch.permute, value.node, (0, *range(2, rank), 1))
+
+
+def _free(name: str) -> str:
+    """Return a layer's name, unless modules of torch have something of that name."""
+    if hasattr(nn.Module(), name):
+        raise NotTranslated(f"{name!r} is no name for a part of a torch module; give the layer another")
+    return name
 
 
 Layer = Callable[[Writer, Call], Value]
