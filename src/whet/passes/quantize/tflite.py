@@ -6,7 +6,10 @@ import contextlib
 import io
 import logging
 import re
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +29,7 @@ from whet.passes.base import Outcome, PassContext, excluded
 from whet.passes.quantize.math import Extremes, Histogram
 from whet.passes.quantize.spec import DynamicInt8, Half, Int4Weights, StaticInt8
 from whet.progress import Event
-from whet.types import Range, Signature, Skipped, Trait, TraitKind
+from whet.types import Range, Signature, Skipped, TensorSpec, Trait, TraitKind
 
 if TYPE_CHECKING:
     from whet.types import Batch
@@ -34,73 +37,67 @@ if TYPE_CHECKING:
 _SAMPLES, _BATCH = 512, 16
 _EVERY = qtyping.TFLOperationName.ALL_SUPPORTED
 _KEY = "serving_default"
-_WIDTHS = (4, 8)
+_IN_4_BITS = (qtyping.TFLOperationName.CONV_2D, qtyping.TFLOperationName.FULLY_CONNECTED)
+_ENDS = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
+_HELD = ("FLOAT32", "FLOAT16", "INT8", "INT4")  # types of weights; those of shapes and axes are others
 Configure = Callable[[Quantizer], None]
 
 
 def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Outcome:
     """Hold weights in integers; LiteRT quantizes activations as they come."""
-    _stored(request.weight_bits, "dynamic-int8")
-    return _quantized(
-        request, model, TraitKind.QUANTIZED, request.weight_bits,
-        lambda quantizer: quantizer.add_dynamic_config(".*", _EVERY, request.weight_bits),
-    )  # fmt: skip
+
+    def configure(quantizer: Quantizer) -> None:
+        quantizer.add_dynamic_config(".*", _EVERY, 8)
+        for kind in _IN_4_BITS if request.weight_bits == 4 else ():
+            quantizer.add_dynamic_config(".*", kind, 4)
+
+    return _quantized(request, model, Trait(TraitKind.QUANTIZED, request.weight_bits), configure)
 
 
 def half(request: Half, model: Model, context: PassContext) -> Outcome:
     """Hold weights in float16; LiteRT turns them into float32 as it opens the file."""
-    if request.kind != "float16":
-        raise RecipeError(f"half with kind = {request.kind!r} does not run on a tflite model: it has float16 alone")
     config = qtyping.OpQuantizationConfig(
         weight_tensor_config=qtyping.TensorQuantizationConfig(16, dtype=qtyping.TensorDataType.FLOAT),
         compute_precision=qtyping.ComputePrecision.FLOAT,
         explicit_dequantize=True,
     )
-    return _quantized(
-        request, model, TraitKind.HALF, 16,
-        lambda quantizer: quantizer.update_quantization_recipe(".*", _EVERY, config, AlgorithmName.FLOAT_CASTING),
-    )  # fmt: skip
+
+    def configure(quantizer: Quantizer) -> None:
+        quantizer.update_quantization_recipe(".*", _EVERY, config, AlgorithmName.FLOAT_CASTING)
+
+    return _quantized(request, model, Trait(TraitKind.HALF, 16), configure)
 
 
 def int4_weights(request: Int4Weights, model: Model, context: PassContext) -> Outcome:
     """Hold weights in INT4, a scale a channel, and multiply in float."""
-    return _quantized(
-        request, model, TraitKind.QUANTIZED, 4,
-        lambda quantizer: quantizer.add_weight_only_config(".*", _EVERY, 4),
-    )  # fmt: skip
+
+    def configure(quantizer: Quantizer) -> None:
+        quantizer.add_weight_only_config(".*", _EVERY, 4)
+
+    return _quantized(request, model, Trait(TraitKind.QUANTIZED, 4), configure)
 
 
 def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outcome:
     """Calibrate, and hold weights and activations in integers."""
-    _stored(request.weight_bits, "static-int8")
-    if request.max_error or request.bias_correction:
-        raise RecipeError(
-            "static-int8 with max_error or bias_correction runs on an onnx model alone; leave them out, or export "
-            "to ONNX"
-        )
-    assert model.signature is not None
     samples = _sample_count(request, context)
     ranges = _calibrate(request, model, context, samples)
-    outcome = _quantized(
-        request, model, TraitKind.QUANTIZED, request.weight_bits,
-        lambda quantizer: quantizer.add_static_config(".*", _EVERY, 8, request.weight_bits),
-        ranges,
-    )  # fmt: skip
-    return Outcome(
-        outcome.model, outcome.changed, outcome.skipped, {"calibration_samples": samples, **outcome.notes}
-    )
+    bits = 16 if request.activations == "int16" else 8
 
+    def configure(quantizer: Quantizer) -> None:
+        quantizer.add_static_config(".*", _EVERY, bits, 8)
+        for kind in _IN_4_BITS if request.weight_bits == 4 else ():
+            quantizer.add_static_config(".*", kind, bits, 4)
+        for end in _ENDS if request.io == "float" else ():
+            quantizer.update_quantization_recipe(".*", end, algorithm_key=AlgorithmName.NO_QUANTIZE)
 
-def _stored(bits: int, name: str) -> None:
-    if bits not in _WIDTHS:
-        raise RecipeError(f"{name} with weight_bits = {bits} does not run on a tflite model: it stores 4 or 8")
+    outcome = _quantized(request, model, Trait(TraitKind.QUANTIZED, request.weight_bits), configure, ranges)
+    return replace(outcome, notes={"calibration_samples": samples, **outcome.notes})
 
 
 def _quantized(
-    request: Any, model: Model, trait: TraitKind, bits: int, configure: Configure, ranges: Mapping[str, Range] = {}
+    request: Any, model: Model, trait: Trait, configure: Configure, ranges: Mapping[str, Range] = {}
 ) -> Outcome:
     """Run the quantizer and tell which operators it changed."""
-    before = parse(model.payload)[0]
     layers = [layer for layer in TfliteAdapter().layers(model) if layer.weights]
     spared = {
         layer.name: reason
@@ -110,13 +107,9 @@ def _quantized(
     if getattr(request, "float_edges", False) and layers:
         spared |= {layers[at].name: "left in float by float_edges" for at in (0, -1)}
     content = _run(model, configure, [_yielded(model)[name] for name in spared], ranges)
-    made = model.with_payload(content)
-    changed, skipped = _account(model, made, spared)
-    if not changed:
-        return Outcome(model, (), skipped)
-    signature = _signature(file_signature(content), model.signature)
-    traits = made.with_payload(content, signature=signature).with_traits(Trait(trait, bits))
-    return Outcome(traits, changed, skipped, {"operators": len(before.operators)})
+    made = model.with_payload(content, signature=_signature(file_signature(content), model.signature))
+    changed, skipped, notes = _account(model, made, spared)
+    return Outcome(made.with_traits(trait) if changed else model, changed, skipped, notes)
 
 
 def _run(model: Model, configure: Configure, spared: Iterable[str], ranges: Mapping[str, Range]) -> bytes:
@@ -125,9 +118,10 @@ def _run(model: Model, configure: Configure, spared: Iterable[str], ranges: Mapp
             quantizer = Quantizer(bytes(model.payload))
             configure(quantizer)
             for name in spared:
-                quantizer.update_quantization_recipe(
-                    re.escape(name), _EVERY, algorithm_key=AlgorithmName.NO_QUANTIZE
+                only = (
+                    f"(^|;){re.escape(name)}(;|$)"  # an operator goes by all it yields; the regex is searched for
                 )
+                quantizer.update_quantization_recipe(only, _EVERY, algorithm_key=AlgorithmName.NO_QUANTIZE)
             known = None
             if quantizer.need_calibration:
                 assert model.signature is not None
@@ -151,15 +145,19 @@ def _range(seen: Mapping[str, Any], own: Range | None) -> Mapping[str, Any]:
     }
 
 
-def _account(before: Model, after: Model, spared: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
-    """Return the layers whose weights are held otherwise now, and why others are not."""
+def _account(
+    before: Model, after: Model, spared: Mapping[str, str]
+) -> tuple[tuple[str, ...], tuple[Skipped, ...], dict[str, Any]]:
+    """Return the layers whose weights are held otherwise now, why others are not, and how many hold which type."""
     had, has = (_types(parse(model.payload)[0]) for model in (before, after))
     yielded = _yielded(before)
     layers = TfliteAdapter().layers(before)
     changed = tuple(each.name for each in layers if has.get(yielded[each.name]) != had[yielded[each.name]])
     left = [layer for layer in layers if layer.name not in changed and layer.weights]
     why = "LiteRT's quantizer has no such form of it"
-    return changed, tuple(Skipped(layer.name, spared.get(layer.name, f"{layer.kind}: {why}")) for layer in left)
+    skipped = tuple(Skipped(layer.name, spared.get(layer.name, f"{layer.kind}: {why}")) for layer in left)
+    held = Counter(has[yielded[name]][0].lower() for name in changed if has[yielded[name]])
+    return changed, skipped, {f"layers_in_{kind}": count for kind, count in sorted(held.items())}
 
 
 def _yielded(model: Model) -> dict[str, str]:
@@ -173,15 +171,18 @@ def _yielded(model: Model) -> dict[str, str]:
 
 
 def _types(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """Return the types of what goes into each operator, as it is stored, by the name of what comes out."""
+    """Return the types of the weights of each operator, as they are stored, by the name of what it yields.
+
+    Of an operator without weights, the types of all that goes in.
+    """
     stored = {one.outputs[0]: one.inputs[0] for one in graph.operators if one.kind == "DEQUANTIZE"}
-    return {
-        graph.tensors[one.outputs[0]].name: tuple(
-            graph.tensors[stored.get(at, at)].type for at in one.inputs if at >= 0
-        )
-        for one in graph.operators
-        if one.outputs and one.kind != "DEQUANTIZE"
-    }
+    found = {}
+    for one in graph.operators:
+        tensors = [graph.tensors[stored.get(at, at)] for at in one.inputs if at >= 0]
+        types = tuple(tensor.type for tensor in tensors if tensor.data is not None and tensor.type in _HELD)
+        if one.outputs and one.kind != "DEQUANTIZE":
+            found[graph.tensors[one.outputs[0]].name] = types or tuple(tensor.type for tensor in tensors)
+    return found
 
 
 def _signature(found: Signature, source: Signature | None) -> Signature:
@@ -193,9 +194,7 @@ def _signature(found: Signature, source: Signature | None) -> Signature:
     )
 
 
-def _like(spec: Any, specs: tuple[Any, ...]) -> Any:
-    from dataclasses import replace
-
+def _like(spec: TensorSpec, specs: tuple[TensorSpec, ...]) -> TensorSpec:
     known = {each.name: each for each in specs}[spec.name]
     return replace(spec, shape=known.shape, sample=known.sample, example=known.example)
 
@@ -259,7 +258,8 @@ def _silent() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with quiet(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
