@@ -2,14 +2,16 @@
 
 import json
 import re
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
-from whet.errors import ModelError
+from whet.errors import MissingDependency, ModelError
 from whet.models.keras.adapter import KerasAdapter
-from whet.models.source import source_of
+from whet.models.source import Origin, source_of
+from whet.types import Format
 
 import h5py  # after the adapter, which chooses the backend of Keras  # isort: skip
 import keras
@@ -177,6 +179,49 @@ def test_published_files_of_keras_2_open(assets, name, parameters):
     """Their numbers of parameters are those that Keras 2 tells of them."""
     model = opened(assets / "models" / "mlperf-tiny" / f"{name}.h5")
     assert model.payload.count_params() == parameters
+
+
+def written(folder, name, text):
+    (folder / name).write_text(text)
+    return f"{folder / name}:build"
+
+
+def test_a_function_of_a_file_that_imports_keras_builds_a_keras_model(tmp_path):
+    lines = "import keras\ndef build():\n    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])\n"
+    source = source_of(written(tmp_path, "mine.py", lines))
+    assert (source.origin, source.format) == (Origin.FACTORY, Format.KERAS)
+    assert KerasAdapter().open(source, None).payload.output_shape == (None, 2)
+    refused_name = written(tmp_path, "other.py", "import keras\ndef build():\n    return 3\n")
+    refused(refused_name, r"other\.py:build returned a int, not a keras\.Model; return the model itself")
+    both = written(tmp_path, "both.py", f"import torch\n{lines}")
+    refused(both, r"both\.py imports both torch and Keras, so that it is not known what build builds")
+    plain = written(tmp_path, "plain.py", "from torch import nn\ndef build():\n    return nn.Linear(2, 2)\n")
+    assert source_of(plain).format is Format.TORCH
+
+
+def test_a_model_in_memory_opens_in_another_process_and_is_told_by_what_it_is(tmp_path):
+    model = net()
+    first, second = source_of(model), source_of(model)
+    assert (first.origin, first.format, first.name) == (Origin.MEMORY, Format.KERAS, model.name)
+    assert first.fingerprint() == second.fingerprint()
+    batch = KerasAdapter().open(first, None).signature.synthetic(2)
+    (array,) = batch.values()
+    np.testing.assert_array_equal(
+        KerasAdapter().forward(KerasAdapter().open(second, None), batch)["output"], np.asarray(model(array))
+    )
+    weights = model.get_weights()
+    model.set_weights([weights[0] + 1, *weights[1:]])
+    assert source_of(model).fingerprint() != first.fingerprint()
+    refused(Subclass(), "cannot be saved|with a call of its own|uses classes or functions of its own")
+
+
+def test_without_keras_the_message_says_what_to_install(archive, monkeypatch):
+    from whet.models.adapter import adapter_for
+
+    monkeypatch.delitem(sys.modules, "whet.models.keras.adapter")
+    monkeypatch.setitem(sys.modules, "keras", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'whet\[keras\]'"):
+        adapter_for(source_of(archive).format)
 
 
 class Subclass(keras.Model):

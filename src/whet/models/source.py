@@ -35,6 +35,7 @@ _SUFFIXES = {
     ".h5": Format.KERAS,
 }
 _LATER = {".xml", ".engine"}
+_KERAS = {"keras", "tensorflow", "tf_keras"}
 _WEIGHTS = {".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors"}
 
 
@@ -125,7 +126,7 @@ def source_of(
         path, name = _existing(parts[0], "model"), parts[1]
         return Source(
             Origin.FACTORY,
-            Format.TORCH,
+            _built(path, name),
             str(path),
             name,
             str(weights_file or ""),
@@ -133,6 +134,23 @@ def source_of(
             tuple(inputs),
         )
     return _file(Path(model), weights_file, inputs, trust_pickle)
+
+
+def _built(path: Path, name: str) -> Format:
+    """Return what a function builds, before it is called: a Keras model where its file imports Keras and no torch.
+
+    Raises:
+        ModelError: It imports both.
+    """
+    imported = userfile.imports(path)
+    if not imported & _KERAS:
+        return Format.TORCH
+    if "torch" in imported:
+        raise ModelError(
+            f"{path.name} imports both torch and Keras, so that it is not known what {name} builds; put the "
+            f"function into a file that imports one of them alone"
+        )
+    return Format.KERAS
 
 
 def _hub_name(model: str | Path) -> str:
@@ -175,9 +193,17 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
     import cloudpickle
 
     kind = type(model)
+    if any(base.__module__.partition(".")[0] == "keras" and base.__name__ == "Model" for base in kind.__mro__):
+        from whet.models.keras import archive
+
+        content = archive.to_bytes(model)
+        told = archive.identity(content)
+        return Source(
+            Origin.MEMORY, Format.KERAS, factory=model.name, inputs=tuple(inputs), memory=content, identity=told
+        )
     if not any(base.__module__.startswith("torch.nn.") and base.__name__ == "Module" for base in kind.__mro__):
         raise ModelError(
-            f"a model in memory is a torch.nn.Module, this is a {kind.__name__}; "
+            f"a model in memory is a torch.nn.Module or a keras.Model, this is a {kind.__name__}; "
             f"give an .onnx file or file.py:function otherwise"
         )
     modules = {type(part).__module__ for part in model.modules()}

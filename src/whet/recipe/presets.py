@@ -111,7 +111,7 @@ _TORCH: Mapping[str, tuple[str, Steps]] = {
     ),
 }
 
-# For models of Keras that become TFLite files: what is done in torch first, and to the file.
+# For TFLite files, and models of Keras that become one: what is done in torch first, and to the file.
 _TFLITE: Mapping[str, tuple[str, Steps, Steps]] = {
     "graph-only": ("The float model, converted: what a runtime alone gives.", [], []),
     "half": ("Weights in float16: half the bytes, no CPU time won.", [], [{"pass": "half"}]),
@@ -158,9 +158,10 @@ _TFLITE: Mapping[str, tuple[str, Steps, Steps]] = {
 }
 
 IN_TORCH = tuple(_TORCH)
-IN_TFLITE = tuple(name for name, (_, before, _) in _TFLITE.items() if not before)
+IN_TFLITE = tuple(name for name, (_, before, after) in _TFLITE.items() if after and not before)
 TRAINED = tuple(_TRAINED)
-NAMES = tuple(dict.fromkeys((*_PRESETS, *_TRAINED, *_TORCH, *_TFLITE)))
+NAMES = (*_PRESETS, *_TRAINED, *_TORCH)
+ALL = tuple(dict.fromkeys((*NAMES, *_TFLITE)))
 
 
 def preset(name: str, source: Format, runtime: str = "") -> Recipe:
@@ -169,10 +170,8 @@ def preset(name: str, source: Format, runtime: str = "") -> Recipe:
     Raises:
         RecipeError: There is no preset of this name, or none for such a source.
     """
-    if name not in NAMES:
-        raise RecipeError(
-            f"there is no preset {name!r}, and a file's name ends in .toml{did_you_mean(name, NAMES)}"
-        )
+    if name not in ALL:
+        raise RecipeError(f"there is no preset {name!r}, and a file's name ends in .toml{did_you_mean(name, ALL)}")
     known = _known(source, runtime)
     if name not in known:
         raise RecipeError(
@@ -195,12 +194,13 @@ def _lite(source: Format, runtime: str) -> bool:
 
 def _known(source: Format, runtime: str) -> dict[str, tuple[str, Steps]]:
     """Return all presets for a source, each with its description."""
+    if source is Format.TFLITE:
+        return {name: (told, after) for name, (told, before, after) in _TFLITE.items() if after and not before}
     step = export(source, runtime)
     first: Steps = [{"pass": "to-torch"}] if source is Format.KERAS else []
     if _lite(source, runtime):
-        back: Steps = [*first, {"pass": "to-keras"}]
         return {
-            name: (told, [*back[:1], *before, *back[1:], step, *after] if before else [step, *after])
+            name: (told, [*first, *before, {"pass": "to-keras"}, step, *after] if before else [step, *after])
             for name, (told, before, after) in _TFLITE.items()
         }
     leads: Steps = [] if source is Format.ONNX else [step]

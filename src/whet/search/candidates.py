@@ -32,8 +32,11 @@ _TRIED = (
 def candidates(problem: Problem) -> list[Candidate]:
     """Return what is tried, checked: recipes that cannot work never reach a child process."""
     source, runtime = problem.source.format, problem.deployment.runtime
-    if source is Format.KERAS and runtime in ("", "litert"):
+    tried: tuple[str, ...]
+    if source is Format.TFLITE:
         tried = IN_TFLITE
+    elif source is Format.KERAS and runtime in ("", "litert"):
+        tried = ("graph-only", *IN_TFLITE)
     else:
         tried = _TRIED if not runtime or Format.ONNX in formats_of(runtime) else IN_TORCH
     return deploy(problem, [preset(name, source, runtime) for name in tried])

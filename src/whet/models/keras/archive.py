@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import shutil
 import tempfile
@@ -12,12 +14,13 @@ from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from whet.errors import ModelError, in_one_line
 
 _RENAMED = {"batch_input_shape": "batch_shape"}  # of Keras 2, in the settings of an input layer
 _GONE = {"groups"}  # of a DepthwiseConv2D, which Keras 2 wrote and no Keras reads
-_STRUCTURE = "config.json"  # in a .keras file
+_STRUCTURE, _WEIGHTS = "config.json", "model.weights.h5"  # in a .keras file
 _MOST_BYTES, _MOST_TIMES = 2**28, 100  # what a .keras file may unpack to: so much, or so many times its size
 _CODE = {"Lambda", "__lambda__"}  # classes that hold marshalled Python
 _OURS = {"keras", "builtins"}  # modules of Keras itself
@@ -49,19 +52,47 @@ def read(path: Path, *, trust: bool = False) -> keras.Model:
 
 
 def to_bytes(model: keras.Model) -> bytes:
-    """Return a model as the bytes of a ``.keras`` file."""
+    """Return a model as the bytes of a ``.keras`` file.
+
+    Raises:
+        ModelError: It cannot be written as one.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        model.save(path)
+        try:
+            model.save(path)
+        except Exception as error:  # Keras raises whatever its layers do
+            raise ModelError(
+                f"the model {model.name} cannot be saved for another process to open: {in_one_line(error)}; "
+                f"write a function that builds it, and give file.py:function"
+            ) from error
         return path.read_bytes()
 
 
+def identity(content: bytes) -> str:
+    """Return a hash of the structure and the weights in a ``.keras`` file, the same whenever it is written."""
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        digest.update(file.read(_STRUCTURE))
+        with h5py.File(io.BytesIO(file.read(_WEIGHTS)), "r") as weights:
+            names: list[str] = []
+            weights.visit(names.append)
+            for name in sorted(names):
+                if isinstance(weights[name], h5py.Dataset):
+                    digest.update(name.encode() + np.asarray(weights[name]).tobytes())
+    return digest.hexdigest()[:24]
+
+
 def from_bytes(content: bytes) -> keras.Model:
-    """Return the model of ``to_bytes``; it is our own, so that its code may run."""
+    """Return the model of ``to_bytes``: the user's own, so that its code may run.
+
+    Raises:
+        ModelError: It needs classes that another process does not know.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         path.write_bytes(content)
-        return keras.saving.load_model(path, compile=False, safe_mode=False)
+        return read(path, trust=True)
 
 
 def _zip_structure(path: Path) -> Any:
