@@ -1,6 +1,7 @@
 """Keras models: the adapter and the runtime against their contracts; every layer in torch against Keras itself."""
 
 import json
+import shutil
 
 import keras_layers
 import numpy as np
@@ -168,6 +169,21 @@ def test_a_module_is_built_again_from_its_description_alone(tmp_path):
     again.load_state_dict(made.payload.module.state_dict())
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 8, 8, 2)).astype(np.float32))
     torch.testing.assert_close(again(x), made.payload.module(x), rtol=0, atol=0)
+
+
+def test_a_module_is_stored_from_where_it_was_stored(tmp_path):
+    """Step by step, as recipes do: the folder that the description was written to is gone by then."""
+    work = tmp_path / "work"
+    work.mkdir()
+    made, adapter = in_torch(small(), work), TorchAdapter()
+    first = adapter.save(made, tmp_path / "first")
+    shutil.rmtree(work)
+    again = made.with_payload(adapter.load(first, None))
+    second = adapter.save(again, tmp_path / "second")
+    shutil.rmtree(first)
+    found = adapter.load(second, None)
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 8, 8, 2)).astype(np.float32))
+    torch.testing.assert_close(found.module(x), made.payload.module(x), rtol=0, atol=0)
 
 
 def test_a_module_that_nothing_changed_goes_back_bit_by_bit(tmp_path):
