@@ -20,14 +20,6 @@ def tiny():
     return keras.Model(picture, L.Dense(3, name="fc")(L.GlobalAveragePooling2D()(x)), name="tiny")
 
 
-def subclass():
-    class Own(keras.Model):
-        def call(self, x):
-            return x
-
-    return Own()
-
-
 def pictures(model, seed, count):
     """Pictures, labelled as the model chooses, a tenth of them wrong."""
     rng = np.random.default_rng(seed)
