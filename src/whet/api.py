@@ -157,7 +157,7 @@ def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> O
         UserError: A recipe, the model, the data or the folder cannot be used.
     """
     if not options.get("recipes"):
-        raise UserError(f"name the recipes to compare: a .toml file, or one of {', '.join(presets.NAMES)}")
+        raise UserError(f"name the recipes to compare: a .toml file, or one of {', '.join(presets.ALL)}")
     order = plan("run", model, data, out, **options)
     return _carry_out(order, searching.run, options.get("on_event") or progress.usual())
 
@@ -282,7 +282,11 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
         robustness=options.get("robustness", True) and kind == "optimize",
     )
     given = options.get("recipes")
-    tried = candidates(problem) if given is None else deploy(problem, [recipe(one, source.format) for one in given])
+    tried = (
+        candidates(problem)
+        if given is None
+        else deploy(problem, [recipe(one, source.format, problem.deployment.runtime) for one in given])
+    )
     within = options.get("within")
     return Order(problem, tried, command(kind, problem, tried, within), within)
 

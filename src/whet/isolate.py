@@ -165,7 +165,10 @@ def _die_with_parent(pipe: Connection) -> None:
 
 def _environment(threads: int) -> dict[str, str]:
     """Return the child's environment: numeric libraries read their thread counts when they are loaded."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    names = (
+        "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+    )  # fmt: skip
     source = str(Path(__file__).resolve().parent.parent)
     inherited = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([source, *([inherited] if inherited else [])])

@@ -58,6 +58,17 @@ def files(path: Path) -> list[Path]:
     return [path, *sorted(found[1:])]
 
 
+def imports(path: Path) -> set[str]:
+    """Return the packages that a file names in its import statements; none where it cannot be parsed."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return set()  # importing it tells what is wrong
+    found = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    found |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.partition(".")[0] for name in found}
+
+
 def _imported(path: Path, folder: Path) -> list[Path]:
     """Return the files below a folder that one of them names in its import statements."""
     try:

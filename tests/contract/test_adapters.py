@@ -79,11 +79,11 @@ class TestOnnxRecurrent(TestOnnx):
 
 
 def test_every_format_with_an_adapter_is_under_contract():
-    assert set(formats()) == {Format.TORCH, Format.ONNX, Format.TFLITE}
+    assert set(formats()) == {Format.TORCH, Format.ONNX, Format.KERAS, Format.TFLITE}
 
 
 def test_a_format_without_an_adapter_is_refused_by_name():
-    with pytest.raises(ModelError, match=r"does not open openvino models; it opens torch, onnx, tflite"):
+    with pytest.raises(ModelError, match=r"does not open openvino models; it opens torch, onnx, keras, tflite"):
         adapter_for(Format.OPENVINO)
 
 
@@ -110,7 +110,7 @@ def test_a_factory_that_gives_no_model_is_one_clear_line(files, name, message):
     [
         ("nowhere.py:build", "nowhere.py does not exist"),
         ("tiny.py", r"name the function in it that builds the model: .*tiny.py:build"),
-        ("model.keras", r"\.keras files are not read by this version"),
+        ("model.engine", r"\.engine files are not read by this version"),
         ("weights.pt", r"holds weights, not a model; name the function .* model.py:build --weights"),
         ("model.docx", "model.docx is none of these"),
     ],
@@ -127,7 +127,7 @@ def test_weights_go_with_a_factory_only(tmp_path):
 
 
 def test_an_object_that_is_no_module_is_refused():
-    with pytest.raises(ModelError, match=r"is a torch.nn.Module, this is a dict"):
+    with pytest.raises(ModelError, match=r"is a torch.nn.Module or a keras.Model, this is a dict"):
         source_of({"weights": 1})
 
 

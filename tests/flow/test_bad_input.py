@@ -32,6 +32,7 @@ def place(onnx_file, npz, files, tmp_path_factory):
     (folder / "text.onnx").write_text("no model at all")
     (folder / "text.npz").write_text("no archive at all")
     (folder / "model.keras").write_text("x")
+    (folder / "model.engine").write_text("x")
     (folder / "notes.txt").write_text("x")
     (folder / "nothing").mkdir()
     for name, good in {"good.onnx": onnx_file, "good.npz": npz, "tiny.py": files / "tiny.py"}.items():
@@ -107,8 +108,8 @@ MISTAKES = {
     "a truncated model": ("{truncated.onnx} --data {good.npz}", "is not an ONNX file, or it is truncated"),
     "an empty model": ("{empty.onnx} --data {good.npz}", r"is empty \(0 bytes\)"),
     "a model that is text": ("{text.onnx} --data {good.npz}", "is not an ONNX file"),
-    "a model of a later version": ("{model.keras} --data {good.npz}", ".keras files are not read by this"),
-    "a model that is none": ("{notes.txt} --data {good.npz}", r"is an \.onnx, \.pt2 or \.tflite file"),
+    "a model of a later version": ("{model.engine} --data {good.npz}", ".engine files are not read by this"),
+    "a model that is none": ("{notes.txt} --data {good.npz}", r"is an \.onnx, \.pt2, .* or \.h5 file"),
     "weights for a model": ("{pickled.pth} --data {good.npz}", "holds weights, not a model"),
     "a file without its function": ("{tiny.py} --data {good.npz}", "name the function in it"),
     "a missing factory file": ("{nofile.py}:build --data {good.npz}", "does not exist"),
@@ -117,6 +118,7 @@ MISTAKES = {
     "an unknown data name": ("{good.onnx} --data digit", "did you mean 'digits'"),
     "data that is text": ("{good.onnx} --data {text.npz}", r"text\.npz cannot be read as an \.npz of plain arrays"),
     "data that is objects": ("{good.onnx} --data {objects.npz}", "cannot be read|objects"),
+    "no Keras archive": ("{model.keras} --data {good.npz}", "model.keras is no .keras file, or truncated"),
     "data of no kind": ("{good.onnx} --data {model.keras}", "cannot read model.keras as data"),
     "an empty folder": ("{good.onnx} --data {nothing}", "holds no data that is known"),
     "a missing data factory": ("{good.onnx} --data {nofile.py}:load", "check the path before the colon"),

@@ -77,11 +77,21 @@ def test_without_data_it_is_timed_on_what_the_file_says_it_takes(here, rows, nam
     assert {layer["kind"] for layer in layers} == {"FULLY_CONNECTED"}
 
 
-@pytest.mark.parametrize("verb", ["optimize", "run"])
-def test_no_pass_changes_it_and_one_line_says_what_is_possible(rows, verb, tmp_path):
-    more = {"recipes": ["static-int8"]} if verb == "run" else {}
-    with pytest.raises(RecipeError, match=r"no pass changes tflite models; int8 can be measured .* converted from"):
-        getattr(whet, verb)(rows / "int8.tflite", rows / "numbers.npz", tmp_path / "run", **more)
+def test_a_file_in_float_is_quantized_and_one_of_integers_is_refused_as_it_is(rows, tmp_path):
+    for name, failed in (("float", None), ("int8", "its weights are integers already")):
+        found = whet.run(
+            rows / f"{name}.tflite", rows / "numbers.npz", tmp_path / name, recipes=["static-int8"], **QUICK
+        )
+        (result,) = [one for one in found.results if one.name == "static-int8"]
+        assert (result.failure is None) == (failed is None)
+        assert failed is None or failed in str(result.failure)
+
+
+def test_presets_for_other_formats_are_named(rows, tmp_path):
+    with pytest.raises(
+        RecipeError, match=r"'combined' is not for tflite models; for these there are half, dynamic-"
+    ):
+        whet.run(rows / "float.tflite", rows / "numbers.npz", tmp_path / "run", recipes=["combined"])
     assert not (tmp_path / "run").exists()
 
 

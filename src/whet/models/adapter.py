@@ -58,6 +58,7 @@ class Adapter(Protocol):
 _ADAPTERS = {
     Format.TORCH: ("whet.models.torch.adapter:TorchAdapter", "torch"),
     Format.ONNX: ("whet.models.onnx.adapter:OnnxAdapter", "onnx"),
+    Format.KERAS: ("whet.models.keras.adapter:KerasAdapter", "keras"),
     Format.TFLITE: ("whet.models.tflite.adapter:TfliteAdapter", "litert"),
 }
 

@@ -22,12 +22,20 @@ class Origin(StrEnum):
 
     FACTORY = "factory"  # a function of a user's file builds it
     FILE = "file"  # a file holds it whole
+    KERAS = "keras"  # a description of a Keras model builds a module, from a file
     HUB = "hub"  # a config of transformers builds it, from a folder
     MEMORY = "memory"  # an object that the user's program holds
 
 
-_SUFFIXES = {".onnx": Format.ONNX, ".pt2": Format.TORCH, ".tflite": Format.TFLITE}
-_LATER = {".keras", ".h5", ".xml", ".engine"}
+_SUFFIXES = {
+    ".onnx": Format.ONNX,
+    ".pt2": Format.TORCH,
+    ".tflite": Format.TFLITE,
+    ".keras": Format.KERAS,
+    ".h5": Format.KERAS,
+}
+_LATER = {".xml", ".engine"}
+_KERAS = {"keras", "tensorflow", "tf_keras"}
 _WEIGHTS = {".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors"}
 
 
@@ -118,14 +126,31 @@ def source_of(
         path, name = _existing(parts[0], "model"), parts[1]
         return Source(
             Origin.FACTORY,
-            Format.TORCH,
+            _built(path, name),
             str(path),
             name,
             str(weights_file or ""),
             trust_pickle,
             tuple(inputs),
         )
-    return _file(Path(model), weights_file, inputs)
+    return _file(Path(model), weights_file, inputs, trust_pickle)
+
+
+def _built(path: Path, name: str) -> Format:
+    """Return what a function builds, before it is called: a Keras model where its file imports Keras and no torch.
+
+    Raises:
+        ModelError: It imports both.
+    """
+    imported = userfile.imports(path)
+    if not imported & _KERAS:
+        return Format.TORCH
+    if "torch" in imported:
+        raise ModelError(
+            f"{path.name} imports both torch and Keras, so that it is not known what {name} builds; put the "
+            f"function into a file that imports one of them alone"
+        )
+    return Format.KERAS
 
 
 def _hub_name(model: str | Path) -> str:
@@ -135,7 +160,7 @@ def _hub_name(model: str | Path) -> str:
     return str(Path(model).absolute()) if (Path(model) / "config.json").is_file() else ""
 
 
-def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...]) -> Source:
+def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...], trust_pickle: bool) -> Source:
     suffix = path.suffix.lower()
     if suffix in _WEIGHTS:
         raise ModelError(
@@ -145,12 +170,14 @@ def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...]) -> S
     if suffix == ".py":
         raise ModelError(f"{path} is a Python file; name the function in it that builds the model: {path}:build")
     if suffix not in _SUFFIXES:
-        known = "an .onnx, .pt2 or .tflite file, file.py:function, or hf:owner/name"
+        known = "an .onnx, .pt2, .tflite, .keras or .h5 file, file.py:function, or hf:owner/name"
         hint = f"{suffix} files are not read by this version" if suffix in _LATER else f"{path} is none of these"
         raise ModelError(f"a model is {known}; {hint}")
     if weights is not None:
         raise ModelError(f"--weights goes with file.py:function; {path.name} holds its own weights")
-    return Source(Origin.FILE, _SUFFIXES[suffix], str(_existing(path, "model")), inputs=tuple(inputs))
+    trusted = trust_pickle and _SUFFIXES[suffix] is Format.KERAS  # Lambda layers; in others there is no code
+    file = str(_existing(path, "model"))
+    return Source(Origin.FILE, _SUFFIXES[suffix], file, trust_pickle=trusted, inputs=tuple(inputs))
 
 
 def _existing(path: Path, what: str) -> Path:
@@ -166,9 +193,17 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
     import cloudpickle
 
     kind = type(model)
+    if any(base.__module__.partition(".")[0] == "keras" and base.__name__ == "Model" for base in kind.__mro__):
+        from whet.models.keras import archive
+
+        content = archive.to_bytes(model)
+        told = archive.identity(content)
+        return Source(
+            Origin.MEMORY, Format.KERAS, factory=model.name, inputs=tuple(inputs), memory=content, identity=told
+        )
     if not any(base.__module__.startswith("torch.nn.") and base.__name__ == "Module" for base in kind.__mro__):
         raise ModelError(
-            f"a model in memory is a torch.nn.Module, this is a {kind.__name__}; "
+            f"a model in memory is a torch.nn.Module or a keras.Model, this is a {kind.__name__}; "
             f"give an .onnx file or file.py:function otherwise"
         )
     modules = {type(part).__module__ for part in model.modules()}

@@ -44,6 +44,18 @@ class PassContext:
     on_event: OnEvent = silent
     original: Callable[[], Model] | None = None
 
+    def teacher(self) -> Model:
+        """Open the original as a module of torch, whatever it was given as: what recovery learns from.
+
+        Raises:
+            PassError: It has no form in torch, or is not known.
+        """
+        assert self.original is not None
+        found = self.original()
+        if found.format is not Format.KERAS:
+            return found
+        return cast("Model", resolve("whet.models.keras.translate:to_torch", "keras")(found, self.folder))
+
 
 @dataclass(frozen=True)
 class Outcome:

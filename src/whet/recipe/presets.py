@@ -111,32 +111,110 @@ _TORCH: Mapping[str, tuple[str, Steps]] = {
     ),
 }
 
+# For TFLite files, and models of Keras that become one: what is done in torch first, and to the file.
+_TFLITE: Mapping[str, tuple[str, Steps, Steps]] = {
+    "graph-only": ("The float model, converted: what a runtime alone gives.", [], []),
+    "half": ("Weights in float16: half the bytes, no CPU time won.", [], [{"pass": "half"}]),
+    "dynamic-int8": (
+        "INT8 weights, activations quantized as they come; no data needed.",
+        [],
+        [{"pass": "dynamic-int8"}],
+    ),
+    "static-int8": (
+        "INT8 weights and activations, ranges calibrated by percentile.",
+        [],
+        [{"pass": "static-int8", "calibration": "percentile"}],
+    ),
+    "static-int8-minmax": (
+        "Static INT8, ranges from the extremes.",
+        [],
+        [{"pass": "static-int8", "calibration": "minmax"}],
+    ),
+    "static-int8-edges": (
+        "Static INT8 but for the first and the last layer.",
+        [],
+        [{"pass": "static-int8", "calibration": "percentile", "float_edges": True}],
+    ),
+    "int4-weights": (
+        "INT4 weights, multiplied in float: an eighth of the size; small networks lose much.",
+        [],
+        [{"pass": "int4-weights"}],
+    ),
+    "pruned": (
+        "Half of the MACs taken out as channels, recovered from the original: trains, minutes to hours.",
+        [{"pass": "prune-channels", "keep": 0.5}],
+        [],
+    ),
+    "pruned-static-int8": (
+        "Channels for half of the MACs taken out and recovered, then static INT8: trains.",
+        [{"pass": "prune-channels", "keep": 0.5}],
+        [{"pass": "static-int8", "calibration": "percentile"}],
+    ),
+    "qat-int4": (
+        "Weights trained to 4 bits and stored in them, INT8 activations: trains; about a seventh of the size.",
+        [{"pass": "qat", "weight_bits": 4, "edge_bits": 4}],
+        [{"pass": "static-int8", "calibration": "percentile", "weight_bits": 4}],
+    ),
+}
+
 IN_TORCH = tuple(_TORCH)
+IN_TFLITE = tuple(name for name, (_, before, after) in _TFLITE.items() if after and not before)
 TRAINED = tuple(_TRAINED)
 NAMES = (*_PRESETS, *_TRAINED, *_TORCH)
+ALL = tuple(dict.fromkeys((*NAMES, *_TFLITE)))
 
 
-def preset(name: str, source: Format) -> Recipe:
-    """Return a recipe by name, for a source of this format.
+def preset(name: str, source: Format, runtime: str = "") -> Recipe:
+    """Return a recipe by name, for a source of this format that is to run in this runtime.
 
     Raises:
-        RecipeError: There is no preset of this name.
+        RecipeError: There is no preset of this name, or none for such a source.
     """
-    if name not in NAMES:
+    if name not in ALL:
+        raise RecipeError(f"there is no preset {name!r}, and a file's name ends in .toml{did_you_mean(name, ALL)}")
+    known = _known(source, runtime)
+    if name not in known:
         raise RecipeError(
-            f"there is no preset {name!r}, and a file's name ends in .toml{did_you_mean(name, NAMES)}"
+            f"the preset {name!r} is not for {source} models{f' in {runtime}' if runtime else ''}; for these there "
+            f"are {', '.join(known)}"
         )
-    if name in _TORCH:
-        return Recipe.of(name, _TORCH[name][1], description=_TORCH[name][0])
-    description, before, after = {**_PRESETS, **_TRAINED}[name]
-    export: Steps = [] if source is Format.ONNX else [{"pass": "export-onnx"}]
-    return Recipe.of(name, [*before, *export, *_OPTIMIZE, *after, *_CLEAN], description=description)
+    description, steps = known[name]
+    return Recipe.of(name, steps, description=description)
 
 
-def recipe(given: str | Path | Recipe, source: Format) -> Recipe:
+def export(source: Format, runtime: str = "") -> Mapping[str, Any]:
+    """Return the step that leads from a source to what is shipped: TFLite from Keras, unless ONNX is asked for."""
+    return {"pass": "export-tflite" if _lite(source, runtime) else "export-onnx"}
+
+
+def _lite(source: Format, runtime: str) -> bool:
+    """Tell whether what is shipped is a TFLite file."""
+    return source is Format.KERAS and runtime in ("", "litert")
+
+
+def _known(source: Format, runtime: str) -> dict[str, tuple[str, Steps]]:
+    """Return all presets for a source, each with its description."""
+    if source is Format.TFLITE:
+        return {name: (told, after) for name, (told, before, after) in _TFLITE.items() if after and not before}
+    step = export(source, runtime)
+    first: Steps = [{"pass": "to-torch"}] if source is Format.KERAS else []
+    if _lite(source, runtime):
+        return {
+            name: (told, [*first, *before, {"pass": "to-keras"}, step, *after] if before else [step, *after])
+            for name, (told, before, after) in _TFLITE.items()
+        }
+    leads: Steps = [] if source is Format.ONNX else [step]
+    found = {
+        name: (told, [*(first if before else []), *before, *leads, *_OPTIMIZE, *after, *_CLEAN])
+        for name, (told, before, after) in {**_PRESETS, **_TRAINED}.items()
+    }
+    return found if source is Format.KERAS else {**found, **_TORCH}
+
+
+def recipe(given: str | Path | Recipe, source: Format, runtime: str = "") -> Recipe:
     """Return a recipe as given: one already, a ``.toml`` file, or a preset's name."""
     if isinstance(given, Recipe):
         return given
     if str(given).endswith(".toml"):
         return Recipe.load(Path(given))
-    return preset(str(given), source)
+    return preset(str(given), source, runtime)

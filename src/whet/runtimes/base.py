@@ -76,8 +76,9 @@ _RUNTIMES = {
     "torch": ("whet.runtimes.torch:TorchRuntime", "torch"),
     "onnxruntime": ("whet.runtimes.onnxruntime:OnnxRuntime", "onnx"),
     "litert": ("whet.runtimes.litert:LiteRT", "litert"),
+    "keras": ("whet.runtimes.keras:KerasRuntime", "keras"),
 }
-_USUAL = {Format.TORCH: "torch", Format.ONNX: "onnxruntime", Format.TFLITE: "litert"}
+_USUAL = {Format.TORCH: "torch", Format.ONNX: "onnxruntime", Format.TFLITE: "litert", Format.KERAS: "keras"}
 
 
 def runtime_for(deployment: Deployment, wanted: Format) -> Runtime:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from whet.errors import RecipeError
 from whet.passes import registry
-from whet.recipe.presets import IN_TORCH, preset
+from whet.recipe.presets import IN_TFLITE, IN_TORCH, preset
 from whet.recipe.recipe import Recipe
 from whet.runtimes.base import formats_of, runtime_for
 from whet.trials.problem import Candidate, Problem
@@ -32,8 +32,14 @@ _TRIED = (
 def candidates(problem: Problem) -> list[Candidate]:
     """Return what is tried, checked: recipes that cannot work never reach a child process."""
     source, runtime = problem.source.format, problem.deployment.runtime
-    tried = _TRIED if not runtime or Format.ONNX in formats_of(runtime) else IN_TORCH
-    return deploy(problem, [preset(name, source) for name in tried])
+    tried: tuple[str, ...]
+    if source is Format.TFLITE:
+        tried = IN_TFLITE
+    elif source is Format.KERAS and runtime in ("", "litert"):
+        tried = ("graph-only", *IN_TFLITE)
+    else:
+        tried = _TRIED if not runtime or Format.ONNX in formats_of(runtime) else IN_TORCH
+    return deploy(problem, [preset(name, source, runtime) for name in tried])
 
 
 def deploy(problem: Problem, recipes: Sequence[Recipe]) -> list[Candidate]:

@@ -144,7 +144,7 @@ def _original(order: Order, on_event: OnEvent, scope: Scope = Scope()) -> tuple[
     on_event(Event("candidates", 0, len(order.candidates) + 2, "the model as given"))
     original = trial.establish(problem, limits, on_event)
     exported = original.float_key not in (None, original.root)
-    recipe = trial.float_recipe() if exported else Recipe(trial.FLOAT, (), description="The model as given.")
+    recipe = trial.float_recipe(problem) if exported else Recipe(trial.FLOAT, (), description="The model as given.")
     deployment = problem.deployment if original.float_key is not None else problem.original
     baseline = trial.attempt(problem, original, Candidate(recipe, deployment), scope, limits, on_event)
     if baseline.failure is not None:

@@ -26,6 +26,7 @@ from whet.measure.measurement import Measurement
 from whet.models.model import Stored
 from whet.progress import Event, OnEvent
 from whet.recipe.cache import Entry
+from whet.recipe.presets import export
 from whet.recipe.recipe import Recipe
 from whet.storage import make_folder, write_text
 from whet.trials import jobs
@@ -117,8 +118,8 @@ def establish(problem: Problem, limits: Limits, on_event: OnEvent) -> Original:
         original = replace(original, float_key=original.root)
     else:
         try:
-            export = Candidate(float_recipe(), problem.deployment)
-            entries = in_child(problem, jobs.build, original, export, None, limits=limits, on_event=on_event)
+            exported = Candidate(float_recipe(problem), problem.deployment)
+            entries = in_child(problem, jobs.build, original, exported, None, limits=limits, on_event=on_event)
             original = replace(original, float_key=entries[-1].key)
         except WhetError as error:
             original = replace(original, float_failure=str(error))
@@ -126,9 +127,10 @@ def establish(problem: Problem, limits: Limits, on_event: OnEvent) -> Original:
     return original
 
 
-def float_recipe() -> Recipe:
-    """Return what makes the float model of a torch source: its export, as it is."""
-    return Recipe.of(FLOAT, [{"pass": "export-onnx"}], description="The model as given, exported and nothing more.")
+def float_recipe(problem: Problem) -> Recipe:
+    """Return what makes the float model of a source that is not shipped as it is: its export, and nothing more."""
+    step = export(problem.source.format, problem.deployment.runtime)
+    return Recipe.of(FLOAT, [step], description="The model as given, exported and nothing more.")
 
 
 def attempt(

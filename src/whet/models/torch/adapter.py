@@ -83,10 +83,13 @@ class TorchAdapter:
             source = plain.convert(structure["origin"], Source)
         if Path(source.path).parent != path.parent:  # of a bundle, which has its own copy of the student's file
             source = student_source(structure["edits"]) or source
-        module = edits.replay(origin.build(origin.kept(source, path)), structure["edits"])
+        source, given = origin.kept(source, path), structure["edits"]
+        if edits.student_origin(given) is not None:  # what it is built from lies here now, to be stored again from
+            given = [edits.student_edit(plain.builtins(source.plain())), *given[1:]]
+        module = edits.replay(origin.build(source), given)
         state = load_file(str(path / _WEIGHTS), device="cpu")
         module.load_state_dict(state, strict=True)
-        return TorchPayload(module.eval(), tuple(structure["edits"]))
+        return TorchPayload(module.eval(), tuple(given))
 
     def files(self, path: Path) -> list[Path]:
         """Return the structure and the weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -14,9 +15,11 @@ from whet import userfile
 from whet.errors import ModelError
 from whet.models.source import Origin, Source
 from whet.models.torch import checkpoint, hub, program
+from whet.models.torch.keras.module import module as keras_module
 from whet.types import TensorSpec
 
 _PROGRAM = "program.pt2"
+DESCRIPTION = "keras.json"
 
 
 def build(source: Source) -> nn.Module:
@@ -31,6 +34,8 @@ def build(source: Source) -> nn.Module:
         return hub.build(source)
     if source.origin is Origin.FILE:
         return program.build(Path(source.path)).eval()
+    if source.origin is Origin.KERAS:
+        return keras_module(json.loads(Path(source.path).read_text()))
     module = userfile.call(Path(source.path), source.factory, ModelError)
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -57,18 +62,21 @@ def keep(source: Source, folder: Path) -> None:
         shutil.copyfile(Path(source.path) / hub.CONFIG, folder / hub.CONFIG)
     elif source.origin is Origin.FILE:
         program.keep(Path(source.path), folder / _PROGRAM)
+    elif source.origin is Origin.KERAS:
+        shutil.copyfile(source.path, folder / DESCRIPTION)
 
 
 def kept(source: Source, folder: Path) -> Source:
     """Return the source with its path led to what was kept beside a stored model, if anything was."""
-    if (folder / _PROGRAM).is_file():
-        return replace(source, path=str(folder / _PROGRAM))
+    for name in (_PROGRAM, DESCRIPTION):
+        if (folder / name).is_file():
+            return replace(source, path=str(folder / name))
     return replace(source, path=str(folder)) if (folder / hub.CONFIG).is_file() else source
 
 
 def kept_files(folder: Path) -> list[Path]:
     """Return what ``keep`` wrote."""
-    return [path for path in (folder / hub.CONFIG, folder / _PROGRAM) if path.is_file()]
+    return [path for path in (folder / hub.CONFIG, folder / _PROGRAM, folder / DESCRIPTION) if path.is_file()]
 
 
 def inputs(source: Source, module: nn.Module) -> tuple[TensorSpec, ...]:

@@ -24,7 +24,7 @@ def distill(request: Distill, model: Model, context: PassContext) -> Outcome:
     """Train a copy of the model, or the user's student in its place."""
     if context.original is None:
         raise PassError("distill learns from the original, and there is none here; run it in a recipe")
-    teacher = context.original()
+    teacher = context.teacher()
     source = request.student_source()
     start = TorchAdapter().clone(model) if source is None else _student(source, model, context.seed)
     module: nn.Module = start.payload.module

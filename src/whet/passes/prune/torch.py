@@ -225,7 +225,7 @@ def recovered(settings: Recovery, model: Model, context: PassContext) -> Trained
         return "not trained: there is no original to learn from; run it in a recipe"
     if context.data is None or not (context.data.size(Part.TRAIN) or context.data.size(Part.CALIBRATE)):
         return "not trained: there is no data"
-    return recover(model, context.original(), settings, context)
+    return recover(model, context.teacher(), settings, context)
 
 
 def told(trained: Trained | str) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ def magnitude_prune(request: MagnitudePrune, model: Model, context: PassContext)
     schedule = _Schedule(request, copy, found)
     trained = recover(
         copy,
-        context.original(),
+        context.teacher(),
         request.recovery,
         context,
         constraints=schedule.constraints,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
@@ -36,6 +36,21 @@ WeightBits = Annotated[
 ]
 
 
+def _only(request: Pass, source: Format, taken: tuple[str, ...]) -> None:
+    """Refuse settings that the realisation of a format does not have, so that none is passed over.
+
+    Raises:
+        RecipeError: One of the others is set.
+    """
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.name not in (*taken, "allow_unchanged") and value != field.default:
+            raise RecipeError(
+                f"{request.name} with {field.name} = {value!r} does not run on a {source} model; leave it out, or "
+                f"export to another format"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DynamicInt8(Pass):
     """Hold weights in INT8 and quantize activations as they come. Needs no data.
@@ -44,11 +59,15 @@ class DynamicInt8(Pass):
     (ONNX Runtime's ConvInteger runs a ResNet-20 at 0.2-0.5 of the float speed) and stay float unless
     ``convolutions`` asks. ONNX Runtime has no quantized GRU. The range of an activation is that of a whole call, so
     that the answer for a sample depends a little on the others of its batch.
+
+    In LiteRT convolutions are quantized too, and weights that are to have 4 bits are stored in 4 (INT8 where its
+    kernels have no such form, as in depthwise convolutions). **Depthwise networks become slower than in float.**
     """
 
     name: ClassVar[str] = "dynamic-int8"
     realised_by: ClassVar = {
         Format.ONNX: "whet.passes.quantize.onnx_dynamic:dynamic_int8",
+        Format.TFLITE: "whet.passes.quantize.tflite:dynamic_int8",
         Format.TORCH: "whet.passes.quantize.torch:dynamic_int8",
     }
     establishes: ClassVar = frozenset({TraitKind.QUANTIZED})
@@ -69,6 +88,9 @@ class DynamicInt8(Pass):
     def check(self, source: Format) -> None:
         """Explain that torch's kernels take all eight bits."""
         super().check(source)
+        if source is Format.TFLITE:
+            _only(self, source, ("weight_bits", "exclude", "exclude_types"))
+            _stored(self.name, self.weight_bits)
         if source is Format.TORCH and self.weight_bits < 8:
             raise RecipeError(
                 f"dynamic-int8 with weight_bits = {self.weight_bits} runs on an onnx model alone: "
@@ -97,13 +119,21 @@ class StaticInt8(Pass):
     corrected too. What has no bias of its own (a MatMul without an Add, an LSTM) is reported. With both, the
     corrected file is what is judged, so that fewer layers are given back.
 
+    In TFLite ranges are the ones found here and the rest is LiteRT's own quantizer. Its weights may have 4 bits,
+    stored so (8 where its kernels have no such form, as in depthwise convolutions). The file takes and gives
+    integers unless ``io`` says float; sessions here take and give numbers either way. ``activations = "int16"``
+    (16x8) loses next to nothing and **runs on reference kernels, many times slower than float**.
+
     Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
     inference"; entropy after Migacz 2017, "8-bit inference with TensorRT"; biases after Nagel et al. 2019,
     "Data-free quantization through weight equalization and bias correction", section 4.2, from data.
     """
 
     name: ClassVar[str] = "static-int8"
-    realised_by: ClassVar = {Format.ONNX: "whet.passes.quantize.onnx_static:static_int8"}
+    realised_by: ClassVar = {
+        Format.ONNX: "whet.passes.quantize.onnx_static:static_int8",
+        Format.TFLITE: "whet.passes.quantize.tflite:static_int8",
+    }
     extra: ClassVar[str] = "onnx"
     establishes: ClassVar = frozenset({TraitKind.QUANTIZED})
     erases: ClassVar = frozenset({TraitKind.PACKED})
@@ -120,8 +150,18 @@ class StaticInt8(Pass):
         int, Meta(ge=0, description="Samples to calibrate on; 0 takes up to 512 and is content with fewer.")
     ] = 0
     activations: Annotated[
-        Literal["auto", "uint8", "int8"],
-        Meta(description="auto: unsigned on x86, signed on ARM, as each is faster."),
+        Literal["auto", "uint8", "int8", "int16"],
+        Meta(
+            description="auto: INT8; in ONNX unsigned on x86, signed on ARM, as each is faster. int16 in TFLite "
+            "alone: finer, and slow."
+        ),
+    ] = "auto"
+    io: Annotated[
+        Literal["auto", "float", "int8"],
+        Meta(
+            description="What the file itself takes and gives. auto: as activations in TFLite, float in ONNX, "
+            "which has nothing else."
+        ),
     ] = "auto"
     per_channel: Annotated[bool, Meta(description="A scale for each output channel of a weight.")] = True
     reduce_range: ReduceRange = "auto"
@@ -150,10 +190,37 @@ class StaticInt8(Pass):
         """Explain why a torch model has to be exported first."""
         if source is Format.TORCH:
             raise RecipeError(
-                "static-int8 does not run on a torch model, it runs on onnx: torch's static INT8 modules do not "
-                "export; put an export-onnx step before it"
+                "static-int8 does not run on a torch model, it runs on onnx, tflite: torch's static INT8 modules "
+                "do not export; put an export-onnx step before it"
             )
         super().check(source)
+        if source is Format.TFLITE:
+            self._check_tflite()
+        elif self.io == "int8" or self.activations == "int16":
+            raise RecipeError(
+                f"static-int8 with io = {self.io!r} and activations = {self.activations!r} runs on a tflite model "
+                f"alone: ONNX files take and give floats, and have no INT16 kernels; leave both out"
+            )
+
+    def _check_tflite(self) -> None:
+        """Explain what LiteRT's quantizer does not do."""
+        taken = ("calibration", "percentile", "samples", "activations", "io", "weight_bits", "float_edges")
+        _only(self, Format.TFLITE, (*taken, "exclude", "exclude_types"))
+        _stored(self.name, self.weight_bits)
+        if self.activations == "uint8" or (self.io == "int8" and self.activations == "int16"):
+            raise RecipeError(
+                f"static-int8 with activations = {self.activations!r} and io = {self.io!r} does not run on a "
+                f"tflite model: it has signed activations, and takes and gives integers as wide as these, or floats"
+            )
+
+
+def _stored(name: str, bits: int) -> None:
+    """Refuse widths that TFLite has no type of."""
+    if bits not in (4, 8):
+        raise RecipeError(
+            f"{name} with weight_bits = {bits} does not run on a tflite model, whose weights have 4 bits or 8; "
+            f"take one of these, or export to ONNX"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,11 +268,18 @@ class Int4Weights(Pass):
     ``rtn`` rounds to nearest, ``hqq`` searches the zero points of least error and needs no data either. (ONNX
     Runtime's GPTQ is not offered: it fails on odd numbers of blocks, and was no better where it ran.)
 
+    In TFLite every convolution, product and table of embeddings has a scale a channel, rounded to nearest;
+    depthwise convolutions have no such form and stay. Small networks lose much of their quality: train for it
+    (``qat``).
+
     Source: Badri and Shaji 2023, "Half-quadratic quantization of large machine learning models".
     """
 
     name: ClassVar[str] = "int4-weights"
-    realised_by: ClassVar = {Format.ONNX: "whet.passes.quantize.onnx_int4:int4_weights"}
+    realised_by: ClassVar = {
+        Format.ONNX: "whet.passes.quantize.onnx_int4:int4_weights",
+        Format.TFLITE: "whet.passes.quantize.tflite:int4_weights",
+    }
     extra: ClassVar[str] = "torch"
     establishes: ClassVar = frozenset({TraitKind.QUANTIZED})
     erases: ClassVar = frozenset({TraitKind.PACKED, TraitKind.CLUSTERED, TraitKind.GRID})
@@ -232,6 +306,12 @@ class Int4Weights(Pass):
     exclude: Exclude = ()
     exclude_types: ExcludeTypes = ()
 
+    def check(self, source: Format) -> None:
+        """Explain that LiteRT's quantizer rounds to nearest, with a scale a channel."""
+        super().check(source)
+        if source is Format.TFLITE:
+            _only(self, source, ("exclude", "exclude_types"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Half(Pass):
@@ -250,6 +330,7 @@ class Half(Pass):
     name: ClassVar[str] = "half"
     realised_by: ClassVar = {
         Format.ONNX: "whet.passes.quantize.onnx_half:half",
+        Format.TFLITE: "whet.passes.quantize.tflite:half",
         Format.TORCH: "whet.passes.quantize.torch:half",
     }
     establishes: ClassVar = frozenset({TraitKind.HALF})
@@ -263,6 +344,8 @@ class Half(Pass):
 
     def check(self, source: Format) -> None:
         """Explain why bfloat16 stays in torch."""
+        if source is Format.TFLITE:
+            _only(self, source, ())
         if source is Format.ONNX and self.kind == "bfloat16":
             raise RecipeError(
                 "half with kind = 'bfloat16' does not run on an onnx model, it runs on torch: ONNX Runtime has no "

@@ -43,7 +43,7 @@ def qat(request: Qat, model: Model, context: PassContext) -> Outcome:
         if not bits:
             return Outcome(model, (), skipped)
         trained = recover(
-            copy, context.original(), request.recovery, context, constraints=constraints,
+            copy, context.teacher(), request.recovery, context, constraints=constraints,
             on_step=lambda step, steps: _freeze(module, fake, step >= (1 - request.freeze) * steps),
         )  # fmt: skip
     finally:

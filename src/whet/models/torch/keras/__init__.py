@@ -1,0 +1,1 @@
+"""Keras models as native modules of torch; nothing here needs Keras."""
