@@ -32,7 +32,10 @@ from whet.testing import PassContract
 from whet.train.spec import Recovery
 from whet.types import Format, Trait, TraitKind
 
-ELSEWHERE = ("test_drop_blocks",)  # suites that say themselves which pass they cover, on which format
+ELSEWHERE = (
+    "test_drop_blocks",
+    "test_tflite_passes",
+)  # suites that say themselves which pass they cover, on which format
 
 
 class OnnxPass(PassContract):

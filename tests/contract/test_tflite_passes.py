@@ -73,11 +73,22 @@ class Exported(PassContract):
 
 
 class TestExportTflite(Exported):
+    covers = ("export-tflite", Format.KERAS)
+
     def make_pass(self):
         return ExportTflite()
 
 
+class TestExportOnnx(Exported):
+    covers = ("export-onnx", Format.KERAS)
+
+    def make_pass(self):
+        return ExportOnnx()
+
+
 class TestToTorch(Exported):
+    covers = ("to-torch", Format.KERAS)
+
     @pytest.fixture(autouse=True)
     def folder(self, tmp_path):
         self.folder = tmp_path
@@ -90,6 +101,8 @@ class TestToTorch(Exported):
 
 
 class TestToKeras(Exported):
+    covers = ("to-keras", Format.TORCH)
+
     @pytest.fixture(autouse=True)
     def translated(self, made, tmp_path_factory):
         context = PassContext(tmp_path_factory.mktemp("torch"), data=made["data"])
@@ -108,16 +121,22 @@ class Quantized(Exported):
 
 
 class TestHalf(Quantized):
+    covers = ("half", Format.TFLITE)
+
     def make_pass(self):
         return Half()
 
 
 class TestDynamicInt8(Quantized):
+    covers = ("dynamic-int8", Format.TFLITE)
+
     def make_pass(self):
         return DynamicInt8()
 
 
 class TestStaticInt8(Quantized):
+    covers = ("static-int8", Format.TFLITE)
+
     def make_pass(self):
         return StaticInt8(samples=32)
 
@@ -133,6 +152,8 @@ class TestStaticInt4(Quantized):
 
 
 class TestInt4Weights(Quantized):
+    covers = ("int4-weights", Format.TFLITE)
+
     def make_pass(self):
         return Int4Weights()
 
