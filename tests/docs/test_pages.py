@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-QUICK = ROOT / "tests" / "flow" / "quick"  # a quick clock: pages are looked at for what they do, not for how exact
+QUICK = ROOT / "tests" / "quick"  # a quick clock: pages are looked at for what they do, not for how exact
 PAGES = [
     page
     for page in sorted(DOCS.rglob("*.md"))
