@@ -92,6 +92,7 @@ def test_a_killed_step_goes_on_from_its_last_epoch_and_ends_the_same(files, tiny
     assert not list((tmp_path / "working").iterdir())
 
 
+@pytest.mark.slow
 def test_a_students_bundle_answers_without_the_teacher_and_without_whet(whet, files, tmp_path):
     (tmp_path / "student.py").write_text(STUDENT)
     (tmp_path / "student.toml").write_text(

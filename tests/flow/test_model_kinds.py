@@ -168,6 +168,7 @@ def linear(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form", ["saved", *(pytest.param(form, marks=pytest.mark.slow) for form in ("parquet", "hf"))]
 )

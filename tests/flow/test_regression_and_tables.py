@@ -92,6 +92,7 @@ def test_answers_of_a_regressor_are_its_numbers(rows_run):
     assert all(check.ok for check in verify(rows_run[0] / "candidates/dynamic-int8"))
 
 
+@pytest.mark.slow
 def test_without_labels_the_verdict_is_on_fidelity(tokens_run):
     run, ran = tokens_run
     assert ran.code == 0, ran.err

@@ -147,6 +147,7 @@ def spearman(outputs, labels):
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+@pytest.mark.slow
 def test_recipes_that_stay_in_torch_and_recipes_that_leave_it_meet_in_one_run(tiny, tmp_path):
     outcome = whet.run(
         tiny.regressor(), tiny.rows(), tmp_path / "run", recipes=["torch-prune", "dynamic-int8"], task=spearman,
@@ -162,6 +163,7 @@ def test_recipes_that_stay_in_torch_and_recipes_that_leave_it_meet_in_one_run(ti
         }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_runtimes_option_reaches_it_and_the_bundle(here, onnx_file, npz, tmp_path):
     run = tmp_path / "run"
     ran = here(
