@@ -99,11 +99,12 @@ class TestLiteRTBuiltin(TestLiteRTInt8):
 
 
 def test_every_runtime_is_under_contract():
-    assert set(base.names()) == {"torch", "onnxruntime", "litert"}
+    assert set(base.names()) == {"torch", "onnxruntime", "litert", "keras"}  # the last in test_keras.py
     assert {name: formats_of(name) for name in base.names()} == {
         "torch": (Format.TORCH,),
         "onnxruntime": (Format.ONNX,),
         "litert": (Format.TFLITE,),
+        "keras": (Format.KERAS,),
     }
 
 
