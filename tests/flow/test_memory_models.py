@@ -149,6 +149,6 @@ def test_what_no_child_could_be_sent_is_told_at_once(tmp_path):
 
     with pytest.raises(whet.UserError, match="the Locked cannot be sent to a child process"):
         whet.optimize(Locked(), "digits", tmp_path / "run")
-    with pytest.raises(whet.UserError, match=r"a model in memory is a torch\.nn\.Module or a keras\.Model, this is a dict"):
+    with pytest.raises(whet.UserError, match=r"is a torch\.nn\.Module or a keras\.Model, this is a dict"):
         whet.optimize({}, "digits", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
