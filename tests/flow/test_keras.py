@@ -59,6 +59,7 @@ def ran(whet, place):
     return place / "run", done
 
 
+@pytest.mark.slow
 def test_every_candidate_is_a_tflite_file_beside_the_keras_model(ran):
     folder, done = ran
     results = {result["name"]: result for result in done.json["results"]}
@@ -69,6 +70,7 @@ def test_every_candidate_is_a_tflite_file_beside_the_keras_model(ran):
     assert (folder / "baseline" / "model.tflite").is_file()
 
 
+@pytest.mark.slow
 def test_the_bundle_verifies_and_answers_where_whet_is_not(ran, tmp_path):
     folder, _ = ran
     bundle = folder / "bundle"
