@@ -13,12 +13,12 @@ $(VENV)/.base: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing PyTorch (the largest part, once)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[torch,train]'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[torch,train]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.base

@@ -109,6 +109,7 @@ def people(count, seed):
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 def test_a_table_with_words_and_gaps_goes_through_to_predict(shipped, tmp_path):
     for part, count in (("train", 60), ("test", 260)):
         (tmp_path / "data").mkdir(exist_ok=True)
@@ -140,6 +141,7 @@ def sentences(count):
     return "".join(f"a {'very ' * (at % 4)}{('good', 'bad')[at % 2]} film\t{at % 2}\n" for at in range(count))
 
 
+@pytest.mark.slow
 def test_text_goes_through_to_predict_with_its_tokenizer(shipped, tokenizer, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.tsv").write_text("sentence\tlabel\n" + sentences(40))

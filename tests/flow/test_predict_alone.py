@@ -206,6 +206,7 @@ def test_the_preprocessing_is_what_pillow_and_numpy_give(pictures):
         assert np.array_equal(golden["input.picture"], raw)
 
 
+@pytest.mark.slow
 def test_a_torch_bundle_answers_from_its_own_files(tokens_run, tiny, tmp_path):
     bundle = tokens_run[0] / "candidates" / "torch-dynamic-int8"
     lines = (bundle / "requirements.txt").read_text().split()
