@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Bytecode is compiled as it is imported (--no-compile): most of what is installed never is.
 # The CPU build, where one is offered; any other 2.x from 2.13 on serves too.
 TORCH ?= torch==2.13.0
 
