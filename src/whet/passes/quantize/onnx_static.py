@@ -18,6 +18,7 @@ from whet.errors import PassError, RecipeError, in_one_line
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext, excluded
 from whet.passes.quantize import onnx_bias, onnx_calibrate, onnx_graph, onnx_mixed, onnx_narrow
+from whet.passes.quantize.calibration import sample_count
 from whet.passes.quantize.spec import StaticInt8
 from whet.progress import Event
 from whet.types import Range, Signature, Trait, TraitKind
@@ -25,7 +26,6 @@ from whet.types import Range, Signature, Trait, TraitKind
 if TYPE_CHECKING:
     from whet.types import Batch
 
-_SAMPLES = 512  # at most, where the recipe names no number
 _BATCH = 16
 _ALL = 8  # bits of an integer
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Clip", "Sigmoid")
@@ -48,7 +48,7 @@ def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outc
     samples = 0
     ranges = dict(model.ranges)
     if not ranges:
-        samples = _sample_count(request, context)
+        samples = sample_count(request, context)
         ranges = _calibrate(request, float_proto, model.signature, context, samples)
     biases = _biases(request, float_proto, model.signature, context)
     quantizer = _Quantizer(request, float_proto, ranges, context)
@@ -130,18 +130,6 @@ def _barred(request: StaticInt8, layers: Mapping[str, tuple[str, str]]) -> dict[
         for node in (next(iter(layers)), list(layers)[-1]):
             barred.setdefault(node, "left in float by float_edges")
     return barred
-
-
-def _sample_count(request: StaticInt8, context: PassContext) -> int:
-    if context.data is None:
-        raise RecipeError("static-int8 calibrates on data, and none was given; give --data, or use dynamic-int8")
-    available = context.data.size(Part.CALIBRATE)
-    if request.samples > available:
-        raise RecipeError(
-            f"static-int8 asks for {request.samples} calibration samples, the data has {available}; "
-            f"give more, or set samples = {available}"
-        )
-    return request.samples or min(_SAMPLES, available)
 
 
 def _calibrate(

@@ -18,7 +18,7 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.quantizer import Quantizer
 
 from whet.data.data import Part
-from whet.errors import PassError, RecipeError, in_one_line
+from whet.errors import PassError, in_one_line
 from whet.models.model import Model
 from whet.models.tflite.adapter import TfliteAdapter
 from whet.models.tflite.counting import names
@@ -26,6 +26,7 @@ from whet.models.tflite.flatbuffer import Graph, parse
 from whet.models.tflite.interpreter import Running, quiet
 from whet.models.tflite.signature import file_signature
 from whet.passes.base import Outcome, PassContext, excluded
+from whet.passes.quantize.calibration import sample_count
 from whet.passes.quantize.math import Extremes, Histogram
 from whet.passes.quantize.spec import DynamicInt8, Half, Int4Weights, StaticInt8
 from whet.progress import Event
@@ -34,7 +35,7 @@ from whet.types import Range, Signature, Skipped, TensorSpec, Trait, TraitKind
 if TYPE_CHECKING:
     from whet.types import Batch
 
-_SAMPLES, _BATCH = 512, 16
+_BATCH = 16
 _EVERY = qtyping.TFLOperationName.ALL_SUPPORTED
 _KEY = "serving_default"
 _IN_4_BITS = (qtyping.TFLOperationName.CONV_2D, qtyping.TFLOperationName.FULLY_CONNECTED)
@@ -79,7 +80,7 @@ def int4_weights(request: Int4Weights, model: Model, context: PassContext) -> Ou
 
 def static_int8(request: StaticInt8, model: Model, context: PassContext) -> Outcome:
     """Calibrate, and hold weights and activations in integers."""
-    samples = _sample_count(request, context)
+    samples = sample_count(request, context)
     ranges = _calibrate(request, model, context, samples)
     bits = 16 if request.activations == "int16" else 8
 
@@ -197,18 +198,6 @@ def _signature(found: Signature, source: Signature | None) -> Signature:
 def _like(spec: TensorSpec, specs: tuple[TensorSpec, ...]) -> TensorSpec:
     known = {each.name: each for each in specs}[spec.name]
     return replace(spec, shape=known.shape, sample=known.sample, example=known.example)
-
-
-def _sample_count(request: StaticInt8, context: PassContext) -> int:
-    if context.data is None:
-        raise RecipeError("static-int8 calibrates on data, and none was given; give --data, or use dynamic-int8")
-    available = context.data.size(Part.CALIBRATE)
-    if request.samples > available:
-        raise RecipeError(
-            f"static-int8 asks for {request.samples} calibration samples, the data has {available}; "
-            f"give more, or set samples = {available}"
-        )
-    return request.samples or min(_SAMPLES, available)
 
 
 def _calibrate(request: StaticInt8, model: Model, context: PassContext, samples: int) -> dict[str, Range]:
