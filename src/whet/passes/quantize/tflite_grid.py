@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from whet.models.tflite import constants, counting, writing
 from whet.models.tflite.flatbuffer import Content, Graph, Operator, Tensor, parse
@@ -77,7 +76,7 @@ def _write(raw: Any, weight: Tensor, whole: Array) -> int | None:
         return None
     integers, scales = found
     tensor = raw.subgraphs[0].tensors[weight.place]
-    _hold(raw, tensor, constants.packed(integers, weight.type))
+    writing.hold(raw, tensor, constants.packed(integers, weight.type))
     tensor.quantization.scale = scales.astype(np.float32)
     return int(np.abs(integers).max(initial=0))
 
@@ -95,13 +94,5 @@ def _write_bias(raw: Any, read: tuple[Graph, Operator, int], whole: Tensor | Non
     holds = np.iinfo(_BIASES[graph.tensors[place].type])
     integers = np.rint(constants.stored(whole).astype(np.float64) / scales)
     integers = np.clip(integers, holds.min, holds.max).astype(holds.dtype)
-    _hold(raw, tensors[place], integers.view(np.uint8))
+    writing.hold(raw, tensors[place], integers.view(np.uint8))
     tensors[place].quantization.scale = scales
-
-
-def _hold(raw: Any, tensor: Any, data: Array) -> None:
-    """Give a tensor its bytes, in a buffer of its own."""
-    if sum(other.buffer == tensor.buffer for graph in raw.subgraphs for other in graph.tensors) > 1:
-        raw.buffers.append(schema.BufferT())
-        tensor.buffer = len(raw.buffers) - 1
-    raw.buffers[tensor.buffer].data = data
