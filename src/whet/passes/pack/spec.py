@@ -48,7 +48,8 @@ class Pack(Pass):
     kernels: Annotated[
         Literal["xnnpack", "builtin"],
         Meta(
-            description="What a TFLite file is run with; builtin: --runtime litert:kernels=builtin, and all layers."
+            description="What a TFLite file is to be run with; for builtin (litert:kernels=builtin), products are "
+            "stored sparse too."
         ),
     ] = "xnnpack"
 
