@@ -194,8 +194,9 @@ def _folder(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...], tr
     folder = path.parent if path.name == SAVED_MODEL and not path.is_dir() else path
     if not (folder / SAVED_MODEL).exists() and path == folder:
         raise ModelError(
-            f"{path} is a folder without a manifest.json (a bundle's, to be measured or verified), a config.json (of "
-            f"transformers) or a {SAVED_MODEL} (a SavedModel's); give one of these, a model file or file.py:function"
+            f"{path} is a folder without a manifest.json (a bundle's, to be measured or verified), a config.json "
+            f"(of transformers) or a {SAVED_MODEL} (a SavedModel's); give one of these, a model file or "
+            f"file.py:function"
         )
     _existing(folder / SAVED_MODEL, "model")
     if weights is not None:
