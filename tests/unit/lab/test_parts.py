@@ -138,6 +138,20 @@ def test_a_model_that_is_not_there_or_not_of_keras_is_refused(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_laboratory_that_was_stopped_before_any_work_leaves_its_folder_free(tmp_path):
+    (tmp_path / "model.keras").write_bytes(b"x")
+    results = tmp_path / "results"
+    (results / "run" / "logs").mkdir(parents=True)
+    (results / "run.json").write_text('{"kind": "lab", "fraction": 0.25}')
+    with pytest.raises(DataError, match="gone is no folder"):  # and not: another command's
+        conduct(Wanted(str(tmp_path / "model.keras"), tmp_path / "gone", results), silent)
+    assert [path.name for path in results.iterdir()] == []
+    results.mkdir(exist_ok=True)
+    (results / "run.json").write_text('{"kind": "optimize"}')
+    with pytest.raises(RunFolderError, match="holds the work of another command"):
+        conduct(Wanted(str(tmp_path / "model.keras"), tmp_path, results), silent)
+
+
 def test_a_folder_of_something_else_is_left_alone_and_the_option_is_named(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"x")
     (tmp_path / "results").mkdir()
