@@ -44,6 +44,7 @@ class Case:
     recipes: tuple[str, ...]
     races: tuple[tuple[str, str], ...]
     weights: str = ""
+    model: str = ""  # a file of the zoo's folder, in place of a factory
     batch_sizes: tuple[int, ...] = (1, 32)
     task: str | None = None
     preprocess: str | None = None
@@ -70,6 +71,12 @@ CASES = {
             ("sparse-clustered", "sparse-clustered-packed"),
         ),
         "resnet20-cifar10/resnet20.safetensors",
+    ),
+    "resnet8": Case(
+        "cifar10_pixels",
+        ("graph-only", "static-int8", "int4", "pruned-half", "sparse-clustered", "pruned-int4"),
+        (),
+        model="mlperf-tiny/pretrainedResnet.h5",
     ),
     "fashion_lstm": Case(
         "fashion_rows",
@@ -107,6 +114,10 @@ def fashion_rows():
 
 def cifar10():
     return _apart(models.ASSETS / "images" / "cifar10", whet.Preprocess(**models.IMAGENET))
+
+
+def cifar10_pixels():
+    return _apart(models.ASSETS / "images" / "cifar10", whet.Preprocess(layout="HWC"))
 
 
 def _apart(folder, preprocess):
@@ -183,7 +194,7 @@ def show(name, out):
     own = f"{Path(__file__).resolve()}:{case.data}"
     with Show() as watch:
         outcome = api.run(
-            f"{zoo}/zoo.py:{name}",
+            zoo / case.model if case.model else f"{zoo}/zoo.py:{name}",
             models.ASSETS / case.data if "/" in case.data else own,
             out / name,
             weights=zoo / case.weights if case.weights else None,

@@ -24,6 +24,7 @@ from whet.models.tflite.adapter import TfliteAdapter
 from whet.models.tflite.counting import names
 from whet.models.tflite.flatbuffer import Graph, parse
 from whet.models.tflite.interpreter import Running, quiet
+from whet.models.tflite.naming import apart
 from whet.models.tflite.signature import file_signature
 from whet.passes.base import Outcome, PassContext, excluded
 from whet.passes.quantize.calibration import sample_count
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 _BATCH = 16
 _EVERY = qtyping.TFLOperationName.ALL_SUPPORTED
-_KEY = "serving_default"
 _IN_4_BITS = (qtyping.TFLOperationName.CONV_2D, qtyping.TFLOperationName.FULLY_CONNECTED)
 _ENDS = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
 _HELD = ("FLOAT32", "FLOAT16", "INT8", "INT4")  # types of weights; those of shapes and axes are others
@@ -116,7 +116,8 @@ def _quantized(
 def _run(model: Model, configure: Configure, spared: Iterable[str], ranges: Mapping[str, Range]) -> bytes:
     with _silent():
         try:
-            quantizer = Quantizer(bytes(model.payload))
+            content, key = apart(model.payload)
+            quantizer = Quantizer(content)
             configure(quantizer)
             for name in spared:
                 only = (
@@ -126,7 +127,7 @@ def _run(model: Model, configure: Configure, spared: Iterable[str], ranges: Mapp
             known = None
             if quantizer.need_calibration:
                 assert model.signature is not None
-                known = quantizer.calibrate({_KEY: [dict(model.signature.synthetic(1))]}, num_threads=1)
+                known = quantizer.calibrate({key: [dict(model.signature.synthetic(1))]}, num_threads=1)
                 known = {name: _range(seen, ranges.get(name)) for name, seen in known.items()}
             found = quantizer.quantize(known, enable_progress_bar=False, enable_progress_report=False)
         except Exception as error:  # the quantizer raises bare errors of many kinds
