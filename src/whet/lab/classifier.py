@@ -1,6 +1,6 @@
 """Train a small Keras classifier on a folder of pictures, for a laboratory that has none.
 
-    python -m whet.lab.classifier DATASET_ROOT MODEL.keras [--size 96] [--epochs 30] [--separable]
+    python -m whet.lab.classifier DATASET_ROOT MODEL.keras [--size 96] [--epochs 30] [--weights imagenet]
 
 The pictures it is tested on are those that ``whet lab`` measures on, and it never sees them before.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from whet.data import pets
 from whet.data.data import Data
 from whet.data.preprocess import Preprocess
 from whet.data.samples import Samples, samples_of
@@ -37,7 +38,7 @@ class Wish:
         size: Side of the square picture that goes in; 0 takes that of the pictures, 96 where they differ.
         width: Channels of the first convolution; each halving of the picture doubles them, up to 128.
         separable: Depthwise and pointwise convolutions in place of whole ones, but for the first.
-        pretrained: A MobileNetV2 with the weights of ImageNet under a new top; these are downloaded by Keras.
+        weights: ``imagenet`` for a MobileNetV2 with these weights under a new top; Keras downloads them.
         epochs: At most; training stops once the held-out loss has not fallen for ten.
         batch: Pictures a step.
         seed: Of the weights and of the order of pictures.
@@ -46,7 +47,7 @@ class Wish:
     size: int = 0
     width: int = 16
     separable: bool = False
-    pretrained: bool = False
+    weights: str = ""
     epochs: int = 30
     batch: int = 64
     seed: int = 0
@@ -129,7 +130,7 @@ def _network(shape: tuple[int, ...], classes: int, wish: Wish) -> Any:
     from keras import layers
 
     picture = keras.Input(shape, name="picture")
-    if wish.pretrained:
+    if wish.weights:
         return _on_imagenet(picture, classes)
     x = layers.Rescaling(1 / 255)(picture)
     x, width = _convolution(x, wish.width, separable=False), wish.width
@@ -161,7 +162,7 @@ def _on_imagenet(picture: Any, classes: int) -> Any:
     except Exception as error:  # whatever the download met
         raise ModelError(
             f"the weights of ImageNet cannot be had ({' '.join(str(error).split())}); connect to the internet, or "
-            f"leave --pretrained out"
+            f"leave --weights out"
         ) from error
     top = layers.Dense(classes, activation="softmax", name="classes")(layers.Dropout(0.2)(base.output))
     return keras.Model(picture, top, name="classifier")
@@ -173,15 +174,25 @@ def _on_imagenet(picture: Any, classes: int) -> Any:
 @click.option("--size", type=click.IntRange(8, 1024), help="Side of the picture that goes in; by default its own.")
 @click.option("--width", type=click.IntRange(1, 512), default=16, show_default=True, help="First channels.")
 @click.option("--separable", is_flag=True, help="Depthwise-separable convolutions.")
-@click.option("--pretrained", is_flag=True, help="MobileNetV2 on ImageNet's weights, which are downloaded.")
+@click.option(
+    "--weights",
+    type=click.Choice(["imagenet"]),
+    help="MobileNetV2 with weights that are downloaded, in place of a small network from scratch.",
+)
+@click.option("--download-dataset", is_flag=True, help="First download Oxford-IIIT Pet, as whet lab does.")
 @click.option("--epochs", type=click.IntRange(1), default=30, show_default=True, help="At most.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Pictures a step.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def command(dataset_root: Path, model_path: Path, **options: Any) -> None:
+def command(dataset_root: Path, model_path: Path, download_dataset: bool, **options: Any) -> None:
     """Train a small Keras classifier on DATASET_ROOT, save it as MODEL_PATH, and print its test accuracy."""
     if model_path.suffix not in (".keras", ".h5"):
         raise click.UsageError(f"{model_path.name} is no .keras or .h5 file; name the model so")
-    options["size"] = options["size"] or 0
+    options |= {"size": options["size"] or 0, "weights": options["weights"] or ""}
+    if download_dataset:
+        from whet.cli.console import Show
+
+        with Show() as show:
+            pets.download(dataset_root, show)
     net, accuracy, pictures = train(dataset_root, Wish(**options))
     try:
         model_path.parent.mkdir(parents=True, exist_ok=True)

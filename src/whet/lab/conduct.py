@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from whet.report.lab_results import FILE, RUN, Laboratory, called, load
 from whet.search.optimize import Order
 from whet.search.outcome import Outcome
 from whet.search.run_folder import held
-from whet.storage import write_text
+from whet.storage import lock, write_text
 from whet.trials import pairs as pairing
 from whet.trials import trial
 from whet.trials.pairs import Pairs
@@ -108,9 +109,9 @@ def conduct(wanted: Wanted, on_event: OnEvent) -> Laboratory:
 
 def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEvent) -> Laboratory:
     """Look, run the recipes, compare every two files, and copy these to where they are looked for."""
-    seen = isolate.call(look, source, on_event=on_event)
     data = LabData(str(wanted.data.resolve()), seed=wanted.seed, fraction=wanted.fraction)
-    splits, total = data.open(), len(samples_of(parted(wanted.data).test))
+    total, splits = len(samples_of(parted(wanted.data).test)), data.open()
+    seen: Seen = isolate.call(look, source, on_event=on_event)
     _match(seen, splits, source)
     data = replace(data, preprocess=pictures(wanted.preprocess, seen, splits))
     training = _training(wanted, seen, splits)
@@ -267,6 +268,24 @@ def _command(wanted: Wanted, source: Source) -> Mapping[str, Any]:
     }
 
 
+def _forget(results: Path) -> None:
+    """Empty a folder whose laboratory was stopped before it came to know that its model and data can be used."""
+    path = results / _COMMAND
+    if not path.is_file() or (results / RUN / "original.json").exists() or _kind(path) != "lab":
+        return
+    with lock(results):
+        shutil.rmtree(results / RUN, ignore_errors=True)
+        path.unlink()
+
+
+def _kind(path: Path) -> str:
+    """Return the kind of the command that a file holds."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["kind"])
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
 @contextmanager
 def _folder(results: Path, command: Mapping[str, Any]) -> Iterator[None]:
     """Hold the folder of results; a mistake found before any work leaves it free for the next command.
@@ -276,6 +295,7 @@ def _folder(results: Path, command: Mapping[str, Any]) -> Iterator[None]:
     """
     new = not results.exists()
     try:
+        _forget(results)
         with held(results, command):
             try:
                 yield

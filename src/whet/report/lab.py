@@ -70,7 +70,7 @@ def page(item: Variant, found: Shelf) -> str:
     for key, label in _METRICS.items():
         change = changes.get(key)
         told = f"worse by {change.drop:+.4f} ({_limits(change.interval)})" if change else ""
-        lines.append(line(label, number(item.quality.scores.get(key)), told))
+        lines.append(line(label, _share(item.quality.scores.get(key)), told))
     lines += list(_speed_lines(item, found))
     lines += list(_size_lines(item, found))
     if item.name == ORIGINAL:
@@ -148,7 +148,7 @@ def _variants(found: Shelf) -> Iterator[str]:
     for item in (found.original, *found.files):
         scores = item.quality.scores if item.quality else {}
         cells = [f"[{item.name}]({item.name}-metrics.md)"]
-        cells += [number(scores.get(key)) for key in _METRICS]
+        cells += [_share(scores.get(key)) for key in _METRICS]
         cells += [f"{item.drop:+.4f} ({_limits(item.interval)})" if item.drop is not None else "-"]
         cells += [number(item.latency_ms.value) if item.latency_ms else "-"]
         cells += [_speed(item.faster) if item.faster else _ratio(item, found) or "-", *_sized(item, found.base)]
@@ -187,14 +187,20 @@ def _pairs(found: Shelf) -> Iterator[str]:
         yield "Fewer than two files were measured."
         return
     count, each = len(found.pairs.pairs), found.pairs.confidence
+    yield "Each two once, the one ahead first."
     yield f"Limits are two-sided, {each:.3%} each, so that all {count} of a column hold at {CONFIDENCE:.0%}."
     yield ""
-    yield line("first", "second", "accuracy better by (limits)", "right alone", "times as fast (limits)")
-    yield "|---|---|---|---|---|"
-    for one, two in combinations(found.files, 2):
-        pair = found.pair(one.name, two.name)
+    every = [found.pair(one.name, two.name) for one, two in combinations(found.files, 2)]
+    yield line("answers better", "than", "accuracy better by (limits)", "right alone")
+    yield "|---|---|---|---|"
+    for pair in (each if each.better >= 0 else each.turned() for each in every):
         better = f"{pair.better:+.4f} ({pair.better_low:+.4f} to {pair.better_high:+.4f})"
-        yield line(one.name, two.name, better, f"{pair.only_first} : {pair.only_second}", _speed(pair))
+        yield line(pair.first, pair.second, better, f"{pair.only_first} : {pair.only_second}")
+    yield ""
+    yield line("faster", "than", "times as fast (limits)")
+    yield "|---|---|---|"
+    for pair in (each if each.faster >= 1 else each.turned() for each in every):
+        yield line(pair.first, pair.second, _speed(pair))
 
 
 def _how(lab: Laboratory, outcome: Outcome, found: Shelf) -> Iterator[str]:
@@ -210,6 +216,10 @@ def _how(lab: Laboratory, outcome: Outcome, found: Shelf) -> Iterator[str]:
     yield "- size: the file; deflated: raw deflate at level 9, as in a zip"
     yield f"- every number of the run of the recipes: [{RUN}/report.md]({RUN}/report.md)"
     yield f"- the model: {lab.model}; the data: {lab.data}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _speed(pair: Pair) -> str:

@@ -26,7 +26,7 @@ def _more_accurate(pair: Pair) -> str:
     """Say which of two is better, or that the pictures do not tell."""
     pair = pair if pair.better >= 0 else pair.turned()
     told = f"by {pair.better:.4f} of accuracy ({pair.better_low:+.4f} to {pair.better_high:+.4f})"
-    counted = f"{pair.only_first} pictures it alone answers rightly, {pair.only_second} the other alone"
+    counted = f"right alone on {pair.only_first} pictures, the other on {pair.only_second}"
     if pair.better_low > 0:
         return f"`{pair.first}` is better than `{pair.second}` {told}: {counted}."
     return f"`{pair.first}` and `{pair.second}` are not told apart: the former is better {told}; {counted}."

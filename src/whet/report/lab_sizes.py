@@ -40,9 +40,12 @@ def sizes(shelf: Shelf) -> Iterator[str]:
         if not found:
             continue
         raw, packed = (min(found, key=key) for key in (_bytes, _deflated))
+        lengths = f"({raw.size_bytes:,.0f} bytes to {base.size_bytes:,.0f})"
+        told = f"the smallest file is `{raw.name}`, {smaller(raw, base):.2f} times smaller than `{BASE}` {lengths}"
+        if smaller(raw, base) < _MORE:
+            told = f"no file is {_MORE} times smaller than `{BASE}`, not even `{raw.name}` {lengths}"
         yield (
-            f"Of {family}, the smallest file is `{raw.name}`, {smaller(raw, base):.2f} times smaller than `{BASE}` "
-            f"({raw.size_bytes:,.0f} bytes to {base.size_bytes:,.0f}); deflated, the smallest is `{packed.name}`, "
+            f"Of {family}, {told}; deflated, the smallest is `{packed.name}`, "
             f"{smaller_deflated(packed, base):.2f} times smaller than `{BASE}` deflated "
             f"({packed.deflated_bytes:,.0f} bytes to {base.deflated_bytes:,.0f})."
         )
@@ -84,7 +87,7 @@ def _zeros(shelf: Shelf, base: Variant) -> Iterator[str]:
         return
     most = max(sparse, key=lambda item: (item.contents and item.contents.zeros) or 0)
     zeros, ratio = (most.contents and most.contents.zeros) or 0.0, smaller(most, base)
-    told = f"`{most.name}` holds {zeros:.0%} zeros in {most.size_bytes:,.0f} bytes"
+    told = f"`{most.name}` holds {zeros:.1%} zeros in {most.size_bytes:,.0f} bytes"
     if ratio >= _MORE:
         yield f"{told}, {ratio:.2f} times smaller than `{BASE}`: zeros are left out of it (sparse encoding)."
     else:
@@ -122,10 +125,10 @@ def _why(shelf: Shelf, base: Variant, first: Variant) -> Iterator[str]:
         return
     parts = []
     if (mine.zeros or 0) >= _MANY_ZEROS > (plain.zeros or 0):
-        parts.append(f"{mine.zeros:.0%} of its weights are zeros ({plain.zeros or 0:.0%} in `{BASE}`)")
+        parts.append(f"{mine.zeros:.1%} of its weights are zeros ({plain.zeros or 0:.1%} in `{BASE}`)")
     if mine.repeated > plain.repeated:
         parts.append(
-            f"{mine.repeated:.0%} of its four-byte words occurred before in the file ({plain.repeated:.0%} in "
+            f"{mine.repeated:.1%} of its four-byte words occurred before in the file ({plain.repeated:.1%} in "
             f"`{BASE}`)"
         )
     if mine.entropy_bits < plain.entropy_bits:
