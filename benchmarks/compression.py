@@ -153,7 +153,8 @@ def tell(result):
     agrees = "" if agreement is None else f"agrees on {agreement:.4f}; "
     print(
         f"   {result.name}: {value_of(numbers, 'size_bytes'):,.0f} bytes, {value_of(numbers, 'size_ratio'):.2f}x "
-        f"smaller, {value_of(numbers, 'deflated_ratio'):.2f}x deflated; {agrees}{answers}",
+        f"smaller, {value_of(numbers, 'deflated_bytes'):,.0f} deflated, "
+        f"{value_of(numbers, 'deflated_ratio'):.2f}x; {agrees}{answers}",
         flush=True,
     )
     for step in result.steps:

@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from msgspec import Meta
 
-from whet.data.data import Splits
+from whet.data.data import Part, Splits
 from whet.errors import NothingChanged, RecipeError
 from whet.lazy import resolve
 from whet.machine import Machine, this_machine
 from whet.models.model import Model
 from whet.progress import OnEvent, silent
-from whet.types import Format, Skipped, TraitKind
+from whet.types import Format, Signature, Skipped, TraitKind
+
+if TYPE_CHECKING:
+    from whet.types import Batch
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,17 @@ class PassContext:
             return found
         return cast("Model", resolve("whet.models.keras.translate:to_torch", "keras")(found, self.folder))
 
+    def sample(self, signature: Signature, most: int) -> Batch:
+        """Return up to so many samples bound to a model (as many as it takes, where that is fixed), to compare by.
+
+        Those are real ones where there are data, drawn ones else.
+        """
+        fixed = signature.batch
+        if self.data is None:
+            return signature.synthetic(fixed or most, self.seed)
+        batch = signature.bind(self.data.batch(Part.CALIBRATE, range(min(most, self.data.size(Part.CALIBRATE)))))
+        return batch if fixed is None else signature.fill(batch, fixed)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -88,7 +102,7 @@ class Pass:
     Attributes:
         name: As it stands in a recipe.
         realised_by: For each format it works on, the function that does it, ``module:function``.
-        extra: The extra of whet that the realisations need.
+        extra: The extra of whet that the realisations need; ``extras`` names those of formats that need another.
         establishes: Traits that the model has afterwards.
         erases: Traits that the model has lost afterwards.
         refuses: Traits that a model must not have, each with the reason.
@@ -99,6 +113,7 @@ class Pass:
     name: ClassVar[str]
     realised_by: ClassVar[Mapping[Format, str]]
     extra: ClassVar[str] = "all"
+    extras: ClassVar[Mapping[Format, str]] = {}
     establishes: ClassVar[frozenset[TraitKind]] = frozenset()
     erases: ClassVar[frozenset[TraitKind]] = frozenset()
     refuses: ClassVar[Mapping[TraitKind, str]] = {}
@@ -134,7 +149,7 @@ class Pass:
         for kind, reason in self.refuses.items():
             if model.has(kind):
                 raise RecipeError(f"{self.name} does not run on a {kind} model: {reason}")
-        realisation = resolve(self.realised_by[model.format], self.extra)
+        realisation = resolve(self.realised_by[model.format], self.extras.get(model.format, self.extra))
         outcome = cast("Outcome", realisation(self, model, context))
         if not outcome.changed and not self.allow_unchanged:
             reasons = "; ".join(f"{item.layer}: {item.reason}" for item in outcome.skipped[:3])

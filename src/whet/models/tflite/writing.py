@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+if TYPE_CHECKING:
+    from whet.types import Array
 
 _KIND = b"TFL3"
 _ALIGNED = 16  # the schema's force_align of constants, which its Python form leaves out
@@ -32,6 +35,14 @@ def outside(model: Any) -> str:
     if apart or model.externalBuffers or model.externalBufferGroups:
         return "it keeps data outside of its flatbuffer (a file of over 2 GB, or weights in files of their own)"
     return ""
+
+
+def hold(model: Any, tensor: Any, data: Array) -> None:
+    """Give a tensor other bytes (uint8), in a buffer of its own where others share what it had."""
+    if sum(other.buffer == tensor.buffer for graph in model.subgraphs for other in graph.tensors) > 1:
+        tensor.buffer = len(model.buffers)
+        model.buffers.append(schema.BufferT())
+    model.buffers[tensor.buffer].data = data
 
 
 def drop_unused(model: Any) -> int:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from whet.data.data import Part
-from whet.errors import PassError, in_one_line
+from whet.errors import PassError
 from whet.models.model import Model
 from whet.models.tflite import writing
+from whet.models.tflite.comparing import difference
 from whet.models.tflite.counting import layers, naming
 from whet.models.tflite.flatbuffer import parse
-from whet.models.tflite.interpreter import Running
 from whet.passes.base import Outcome, PassContext
 from whet.passes.graph.spec import CleanGraph
 from whet.types import Skipped
-
-if TYPE_CHECKING:
-    from whet.types import Batch
 
 _COMPARED = 4  # samples
 _UNREAD = (b"CONVERSION_METADATA", b"TFLITE_METADATA")  # of the converter, and of libraries of tasks
@@ -40,7 +36,10 @@ def clean_graph(request: CleanGraph, model: Model, context: PassContext) -> Outc
     if len(content) >= len(model.payload):
         return Outcome(model, (), (Skipped("graph", "it has nothing that a runtime does not read"),))
     made = model.with_payload(content)
-    _compare(model, made, context)
+    assert model.signature is not None
+    batch = context.sample(model.signature, _COMPARED)
+    if off := difference(model.payload, content, batch, _KERNELS):
+        raise PassError(f"the file cannot be cleaned: {off}")
     now = [layer.name for layer in layers(content, None)]
     notes["layers_renamed"] = {old: new for old, new in zip(told, now, strict=True) if old != new}
     return Outcome(made, ("graph",), (), {**notes, "bytes_after": len(content)})
@@ -83,39 +82,3 @@ def _drop_ranges(raw: Any) -> None:
                 tensor.quantization = None
         if tensor.shapeSignature is not None and not np.any(np.asarray(tensor.shapeSignature) < 0):
             tensor.shapeSignature = None
-
-
-def _compare(before: Model, after: Model, context: PassContext) -> None:
-    """See that both files give the same bits, with XNNPACK and in LiteRT's own kernels.
-
-    Raises:
-        PassError: They do not, or the new file cannot be run where the old one can.
-    """
-    batch = _batch(before, context)
-    compared = 0
-    for kernels in _KERNELS:
-        try:
-            wanted = Running(before.payload, kernels).run(batch)
-        except (ValueError, RuntimeError):
-            continue  # sparse INT8 does not run with XNNPACK
-        compared += 1
-        try:
-            found = Running(after.payload, kernels).run(batch)
-        except (ValueError, RuntimeError) as error:
-            raise PassError(f"the file cannot be cleaned: LiteRT refuses it then ({in_one_line(error)})") from error
-        for name, array in wanted.items():
-            if not np.array_equal(array, found[name], equal_nan=True):
-                raise PassError(f"the file cannot be cleaned: output {name!r} would differ in LiteRT ({kernels})")
-    if not compared:
-        raise PassError("the file cannot be cleaned: LiteRT does not run it as it is, so nothing can be compared")
-
-
-def _batch(model: Model, context: PassContext) -> Batch:
-    """Return real samples where there are data, drawn ones else."""
-    assert model.signature is not None
-    fixed = model.signature.batch
-    if context.data is None:
-        return model.signature.synthetic(fixed or _COMPARED, context.seed)
-    there = min(fixed or _COMPARED, context.data.size(Part.CALIBRATE))
-    batch = model.signature.bind(context.data.batch(Part.CALIBRATE, range(there)))
-    return batch if fixed is None else model.signature.fill(batch, fixed)

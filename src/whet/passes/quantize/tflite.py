@@ -27,6 +27,7 @@ from whet.models.tflite.interpreter import Running, quiet
 from whet.models.tflite.naming import apart
 from whet.models.tflite.signature import file_signature
 from whet.passes.base import Outcome, PassContext, excluded
+from whet.passes.quantize import tflite_grid
 from whet.passes.quantize.calibration import sample_count
 from whet.passes.quantize.math import Extremes, Histogram
 from whet.passes.quantize.spec import DynamicInt8, Half, Int4Weights, StaticInt8
@@ -108,8 +109,10 @@ def _quantized(
     if getattr(request, "float_edges", False) and layers:
         spared |= {layers[at].name: "left in float by float_edges" for at in (0, -1)}
     content = _run(model, configure, [_yielded(model)[name] for name in spared], ranges)
+    content, kept = tflite_grid.keep(model.payload, content)
     made = model.with_payload(content, signature=_signature(file_signature(content), model.signature))
     changed, skipped, notes = _account(model, made, spared)
+    notes |= {"grids_kept": len(kept)} if kept else {}
     return Outcome(made.with_traits(trait) if changed else model, changed, skipped, notes)
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from whet import userfile
 from whet.errors import RecipeError
 from whet.passes.base import Exclude, ExcludeTypes, Pass
 from whet.train.spec import Recovery
@@ -82,10 +81,8 @@ class Qat(Pass):
                 "before export-onnx"
             )
         super().check(source)
-        if self.recovery.loss and userfile.split(self.recovery.loss) is None:
-            raise RecipeError(f"loss = {self.recovery.loss!r} names no function; write file.py:function")
+        self.recovery.check_training(self.name, source)
 
     def files(self) -> tuple[Path, ...]:
-        """Return the file of the loss, with those it imports."""
-        parts = userfile.split(self.recovery.loss)
-        return () if parts is None else tuple(userfile.files(parts[0]))
+        """Return the user's files that the recovery names, with those they import."""
+        return tuple(self.recovery.own_files())
