@@ -18,7 +18,7 @@ from whet.data.sources import parse_preprocess
 from whet.errors import DataError, ModelError, RunFolderError, UserError
 from whet.lab.look import Seen, look
 from whet.lab.parts import LabData, in_files, parted
-from whet.lab.recipes import Training, family, recipes
+from whet.lab.recipes import Training, family, recipes, trains_natively
 from whet.models.source import Source, source_of
 from whet.progress import Event, OnEvent
 from whet.report import lab as pages
@@ -140,7 +140,7 @@ def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEven
 def _training(wanted: Wanted, seen: Seen, splits: Splits) -> Training:
     count = splits.size(Part.TRAIN)
     epochs = wanted.epochs or float(min(max(round(_PICTURES / max(count, 1)), 1), _MOST_EPOCHS))
-    return Training(count, epochs, wanted.seed, in_torch=not seen.refusal)
+    return Training(count, epochs, wanted.seed, in_torch=not seen.refusal or not trains_natively())
 
 
 def _options(wanted: Wanted, training: Training) -> Any:
@@ -214,7 +214,8 @@ def _notes(wanted: Wanted, seen: Seen, outcome: Outcome) -> tuple[str, ...]:
             "give --preprocess 'scale=1/255'."
         )
     if seen.refusal:
-        notes.append(f"The model cannot be trained by way of torch ({seen.refusal}); Keras itself trained.")
+        how = "Keras itself trained" if trains_natively() else "what trains has failed"
+        notes.append(f"The model cannot be trained by way of torch ({seen.refusal}): {how}.")
     return tuple(notes)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whet.errors import RecipeError
 from whet.recipe.recipe import Recipe
+from whet.types import Format
 
 Step = Mapping[str, Any]
 
@@ -79,6 +81,16 @@ def recipes(clusters: Sequence[int], sparsities: Sequence[float], training: Trai
         for name, steps in quantized.items()
     ]
     return made
+
+
+def trains_natively() -> bool:
+    """Tell whether Keras models are pruned and clustered along a training as they are, without a translation."""
+    try:
+        for recipe in recipes((16,), (0.5,), Training(1000, 1.0, in_torch=False)):
+            recipe.check(Format.KERAS)
+    except RecipeError:
+        return False
+    return True
 
 
 def family(name: str) -> str:

@@ -1,8 +1,10 @@
 """The recipes of the laboratory: what there is, what it is called, that it can be carried out, what shares work."""
 
+from dataclasses import replace
+
 import pytest
 
-from whet.lab.recipes import Training, family, recipes
+from whet.lab.recipes import Training, family, recipes, trains_natively
 from whet.types import Format
 
 TRAINING = Training(pictures=54_000, epochs=1.0, seed=3)
@@ -46,6 +48,16 @@ def test_a_combination_begins_with_the_steps_of_what_it_combines():
     }.items():
         before = all_of_them[parts].steps
         assert all_of_them[name].steps[: len(before)] == before
+
+
+def test_a_model_without_a_translation_trains_in_keras_itself():
+    assert trains_natively()
+    native = made(training=replace(TRAINING, in_torch=False))
+    assert list(native) == list(made())
+    assert steps(native["pruned-0.5-clustered-16-int8-full"]) == [
+        "magnitude-prune", "cluster", "distill", "export-tflite", "static-int8",
+    ]  # fmt: skip
+    assert all(recipe.check(Format.KERAS) is Format.TFLITE for recipe in native.values())
 
 
 @pytest.mark.parametrize(
