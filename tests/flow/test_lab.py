@@ -46,8 +46,8 @@ def paint(root, counts):
     return root
 
 
-def classifier(path, root, outputs=3):
-    """Train a tiny convolutional network on the pictures."""
+def classifier(path, root, outputs=3, *, foreign=False):
+    """Train a tiny convolutional network on the pictures; ``foreign`` has a layer that torch has no equal of."""
     import os
 
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -64,6 +64,7 @@ def classifier(path, root, outputs=3):
         keras.layers.ReLU(),
         keras.layers.Conv2D(24, 3, 2, padding="same", activation="relu"),
         keras.layers.GlobalAveragePooling2D(),
+        *([keras.layers.UnitNormalization()] if foreign else []),
         keras.layers.Dense(outputs, activation="softmax"),
     ])  # fmt: skip
     if outputs == len(COLOURS):
@@ -191,6 +192,18 @@ def resumed_and_refused(place, results, options, text, capsys):
     error = capsys.readouterr().err
     assert "holds the work of another command (fraction: 0.5 then, 1.0 now)" in error
     assert "choose another --results-path" in error
+
+
+@pytest.mark.slow
+def test_a_model_without_a_translation_is_trained_in_keras(place, tmp_path, at_once, few):
+    path, results = classifier(tmp_path / "foreign.keras", place / "data", foreign=True), tmp_path / "results"
+    invoke(lab(place, results, "--model-path", str(path)))
+    laboratory, outcome = load(results)
+    found = shelf(laboratory, outcome)
+    assert laboratory.route == "keras"
+    assert "UnitNormalization have no translation" in laboratory.notes[-1]
+    assert [step.format for step in outcome.result("pruned-0.5-fp32").steps] == ["keras", "keras", "tflite"]
+    assert found.pairs.contents["pruned-0.5-fp32"].zeros == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.slow
