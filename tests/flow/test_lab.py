@@ -23,7 +23,7 @@ from whet.report.lab_results import load, shelf
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 70), "red": (200, 50, 40)}
 NAMES = [
     "fp32", "fp16", "int8-dynamic", "int8-full", "int4-weights", "clustered-4-fp32", "pruned-0.5-fp32",
-    "pruned-0.5-clustered-4-fp32", "pruned-0.5-int8-full", "clustered-4-int8-full",
+    "pruned-0.5-clustered-4-fp32", "pruned-0.5-sparse-fp32", "pruned-0.5-int8-full", "clustered-4-int8-full",
     "pruned-0.5-clustered-4-int8-full",
 ]  # fmt: skip
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
