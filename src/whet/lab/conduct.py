@@ -229,8 +229,8 @@ def by_chance(pairs: Pairs | None) -> Iterator[str]:
     least, _ = statistics.proportion(right, count, CONFIDENCE)
     if least <= max(sizes) / count:
         yield (
-            f"The original answers {right} of {count} pictures rightly (at least {least:.1%}), one class always named "
-            f"{max(sizes)}: look whether the classes are in the order of its outputs, and at --preprocess."
+            f"The original answers {right} of {count} pictures rightly (at least {least:.1%}); to name one class "
+            f"always gives {max(sizes)}: look whether classes are in the order of its outputs, or at --preprocess."
         )
 
 
