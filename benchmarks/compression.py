@@ -173,20 +173,22 @@ def race(folder, first, second, sizes):
     for size in sizes:
         racing.race(files[0].parent, files[1].parent, f"{second} against {first}", size)
     if second == f"{first}-packed":
-        twins(*files)
+        twins(*files, sizes)
 
 
-def twins(unpacked, packed):
+def twins(unpacked, packed, sizes):
     """Print whether outputs are equal, and how fast the packed file is in OpenVINO."""
-    batch = dict(adapter_for(Format.ONNX).open(source_of(str(packed)), None).signature.synthetic(4))
-    outputs = [packing.session(path).run(None, batch) for path in (unpacked, packed)]
-    equal = all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
-    off, ratio = packing.in_openvino({"unpacked": unpacked, "packed": packed}, batch)
-    print(
-        f"   {packed.parent.name}: outputs in ONNX Runtime {'equal' if equal else 'DIFFER'} to unpacked; in "
-        f"OpenVINO they differ by {off:.1e} of the greatest, {ratio:.2f}x as fast",
-        flush=True,
-    )
+    signature = adapter_for(Format.ONNX).open(source_of(str(packed)), None).signature
+    for size in sizes:
+        batch = dict(signature.synthetic(size))
+        outputs = [packing.session(path).run(None, batch) for path in (unpacked, packed)]
+        equal = all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
+        off, ratio = packing.in_openvino({"unpacked": unpacked, "packed": packed}, batch)
+        print(
+            f"   batch {size}: {packed.parent.name}: outputs in ONNX Runtime {'equal' if equal else 'DIFFER'} to "
+            f"unpacked; in OpenVINO they differ by {off:.1e} of the greatest, {ratio:.2f}x as fast",
+            flush=True,
+        )
 
 
 def show(name, out):
