@@ -10,8 +10,12 @@ from PIL import Image
 from whet import isolate
 from whet.cli.main import invoke
 from whet.lab import conduct
+from whet.lab.classifier import main as train
+from whet.lab.look import look
 from whet.lab.recipes import recipes
 from whet.measure import latency
+from whet.models.keras.archive import read
+from whet.models.source import source_of
 from whet.progress import silent
 from whet.recipe.recipe import Recipe
 from whet.report.lab_results import load, shelf
@@ -19,7 +23,7 @@ from whet.report.lab_results import load, shelf
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 70), "red": (200, 50, 40)}
 NAMES = [
     "fp32", "fp16", "int8-dynamic", "int8-full", "int4-weights", "clustered-4-fp32", "pruned-0.5-fp32",
-    "pruned-0.5-clustered-4-fp32", "pruned-0.5-int8-full", "clustered-4-int8-full",
+    "pruned-0.5-clustered-4-fp32", "pruned-0.5-sparse-fp32", "pruned-0.5-int8-full", "clustered-4-int8-full",
     "pruned-0.5-clustered-4-int8-full",
 ]  # fmt: skip
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
@@ -42,8 +46,8 @@ def paint(root, counts):
     return root
 
 
-def classifier(path, root, outputs=3):
-    """Train a tiny convolutional network on the pictures."""
+def classifier(path, root, outputs=3, *, foreign=False):
+    """Train a tiny convolutional network on the pictures; ``foreign`` has a layer that torch has no equal of."""
     import os
 
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -60,6 +64,7 @@ def classifier(path, root, outputs=3):
         keras.layers.ReLU(),
         keras.layers.Conv2D(24, 3, 2, padding="same", activation="relu"),
         keras.layers.GlobalAveragePooling2D(),
+        *([keras.layers.UnitNormalization()] if foreign else []),
         keras.layers.Dense(outputs, activation="softmax"),
     ])  # fmt: skip
     if outputs == len(COLOURS):
@@ -190,6 +195,18 @@ def resumed_and_refused(place, results, options, text, capsys):
 
 
 @pytest.mark.slow
+def test_a_model_without_a_translation_is_trained_in_keras(place, tmp_path, at_once, few):
+    path, results = classifier(tmp_path / "foreign.keras", place / "data", foreign=True), tmp_path / "results"
+    invoke(lab(place, results, "--model-path", str(path)))
+    laboratory, outcome = load(results)
+    found = shelf(laboratory, outcome)
+    assert laboratory.route == "keras"
+    assert "UnitNormalization have no translation" in laboratory.notes[-1]
+    assert [step.format for step in outcome.result("pruned-0.5-fp32").steps] == ["keras", "keras", "tflite"]
+    assert found.pairs.contents["pruned-0.5-fp32"].zeros == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.slow
 def test_every_variant_and_every_page_in_processes_of_their_own(whet, place, tmp_path):
     done = whet(*lab(place, tmp_path / "results"))
     assert done.code == 0, done.err
@@ -197,6 +214,48 @@ def test_every_variant_and_every_page_in_processes_of_their_own(whet, place, tmp
     assert "Measured on 180 test pictures (fraction 1)" in text
     every_number_is_in_a_table(text)
     held(shelf(*load(tmp_path / "results")))
+
+
+@pytest.mark.parametrize("options", [(), pytest.param(("--separable", "--size", "16"), marks=pytest.mark.slow)])
+def test_a_classifier_is_trained_where_there_is_none(place, tmp_path, options, capsys):
+    path = tmp_path / "new" / "model.keras"
+    assert train([str(place / "data"), str(path), "--epochs", "3", "--width", "8", *options]) == 0
+    printed = capsys.readouterr().out
+    told = re.search(r"([\d,]+) parameters, accuracy (0\.\d{4}) on 180 test pictures", printed)
+    model = read(path)
+    assert model.count_params() == int(told[1].replace(",", ""))
+    side = 16 if options else 8
+    assert model.input_shape == (None, side, side, 3)
+    seen = look(source_of(str(path), None, ()), silent)
+    assert (seen.height, seen.channels, seen.classes, seen.scales, seen.refusal) == (side, 3, 3, True, "")
+    assert right(model, place / "data", side) == pytest.approx(float(told[2]), abs=1e-4)
+
+
+def right(model, root, side):
+    """Return the share of the test pictures, read and resized by Pillow alone, that a model answers rightly."""
+    names, pictures, labels = list(COLOURS), [], []
+    for path in sorted((root / "test").rglob("*.png")):
+        resized = Image.open(path).resize((side, side), Image.Resampling.BILINEAR)
+        pictures.append(np.asarray(resized, np.float32))
+        labels.append(names.index(path.parent.name))
+    return float((model(np.stack(pictures)).numpy().argmax(axis=1) == labels).mean())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone", "model.keras"], "gone is no folder"),
+        (["data", "model.pt"], "model.pt is no .keras or .h5 file; name the model so"),
+        (["data", "model.h5", "--weights", "cifar"], "'cifar' is not"),
+    ],
+)
+def test_a_classifier_that_cannot_be_trained_is_one_line(place, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(place)
+    assert train(arguments) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith("error: ")
+    assert message in error[-1]
+    assert not list(place.glob("model.keras*"))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from whet.data.preprocess import Preprocess
 from whet.data.samples import Samples, samples_of
 from whet.errors import DataError, ModelError, StorageError, WhetError
 from whet.lab.parts import parted
+from whet.progress import Event
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -168,6 +169,11 @@ def _on_imagenet(picture: Any, classes: int) -> Any:
     return keras.Model(picture, top, name="classifier")
 
 
+def _told(event: Event) -> None:
+    """Show how far a download is, in one line that is written over."""
+    click.echo(f"\r{event.stage} {event.done:,} of {event.total:,}   ", err=True, nl=False)
+
+
 @click.command("classifier")
 @click.argument("dataset_root", type=click.Path(path_type=Path))
 @click.argument("model_path", type=click.Path(path_type=Path))
@@ -189,10 +195,8 @@ def command(dataset_root: Path, model_path: Path, download_dataset: bool, **opti
         raise click.UsageError(f"{model_path.name} is no .keras or .h5 file; name the model so")
     options |= {"size": options["size"] or 0, "weights": options["weights"] or ""}
     if download_dataset:
-        from whet.cli.console import Show
-
-        with Show() as show:
-            pets.download(dataset_root, show)
+        pets.download(dataset_root, _told)
+        click.echo(err=True)
     net, accuracy, pictures = train(dataset_root, Wish(**options))
     try:
         model_path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ from whet.data.sources import parse_preprocess
 from whet.errors import DataError, ModelError, RunFolderError, UserError
 from whet.lab.look import Seen, look
 from whet.lab.parts import LabData, in_files, parted
-from whet.lab.recipes import Training, family, recipes
+from whet.lab.recipes import Training, family, recipes, trains_natively
+from whet.measure import statistics
 from whet.models.source import Source, source_of
 from whet.progress import Event, OnEvent
 from whet.report import lab as pages
@@ -29,7 +30,7 @@ from whet.search.run_folder import held
 from whet.storage import lock, write_text
 from whet.trials import pairs as pairing
 from whet.trials import trial
-from whet.trials.pairs import Pairs
+from whet.trials.pairs import CONFIDENCE, Pairs
 from whet.types import Format
 
 _PICTURES = 60_000  # that a training looks at, where no number of epochs is given
@@ -133,14 +134,14 @@ def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEven
         families={name: family(name) for name in names},
         pairs=pairs,
         route="torch" if training.in_torch else "keras",
-        notes=_notes(wanted, seen, outcome),
+        notes=(*_notes(wanted, seen, outcome), *by_chance(pairs)),
     )
 
 
 def _training(wanted: Wanted, seen: Seen, splits: Splits) -> Training:
     count = splits.size(Part.TRAIN)
     epochs = wanted.epochs or float(min(max(round(_PICTURES / max(count, 1)), 1), _MOST_EPOCHS))
-    return Training(count, epochs, wanted.seed, in_torch=not seen.refusal)
+    return Training(count, epochs, wanted.seed, in_torch=not seen.refusal or not trains_natively())
 
 
 def _options(wanted: Wanted, training: Training) -> Any:
@@ -214,8 +215,23 @@ def _notes(wanted: Wanted, seen: Seen, outcome: Outcome) -> tuple[str, ...]:
             "give --preprocess 'scale=1/255'."
         )
     if seen.refusal:
-        notes.append(f"The model cannot be trained by way of torch ({seen.refusal}); Keras itself trained.")
+        how = "Keras itself trained" if trains_natively() else "what trains has failed"
+        notes.append(f"The model cannot be trained by way of torch ({seen.refusal}): {how}.")
     return tuple(notes)
+
+
+def by_chance(pairs: Pairs | None) -> Iterator[str]:
+    """Say that the original answers no better than whoever names the same class always, if that is not excluded."""
+    if pairs is None or pairs.original.confusion is None:
+        return
+    sizes, count = [sum(row) for row in pairs.original.confusion], pairs.samples
+    right = sum(row[at] for at, row in enumerate(pairs.original.confusion))
+    least, _ = statistics.proportion(right, count, CONFIDENCE)
+    if least <= max(sizes) / count:
+        yield (
+            f"The original answers {right} of {count} pictures rightly (at least {least:.1%}); to name one class "
+            f"always gives {max(sizes)}: look whether classes are in the order of its outputs, or at --preprocess."
+        )
 
 
 def _pairs(order: Order, outcome: Outcome, results: Path, on_event: OnEvent) -> Pairs | None:

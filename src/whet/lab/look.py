@@ -10,7 +10,6 @@ from whet.errors import ModelError, PassError, SignatureError
 from whet.models.adapter import adapter_for
 from whet.models.source import Source
 from whet.progress import Event, OnEvent
-from whet.types import Format
 
 _SCALING = ("Rescaling", "Normalization")
 
@@ -80,8 +79,3 @@ def _refusal(model: object) -> str:
         except (PassError, ModelError) as error:
             return str(error)
     return ""
-
-
-def is_keras(source: Source) -> bool:
-    """Tell whether a source is a Keras model."""
-    return source.format is Format.KERAS

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whet.errors import RecipeError
 from whet.recipe.recipe import Recipe
+from whet.types import Format
 
 Step = Mapping[str, Any]
 
@@ -15,6 +17,7 @@ _HALF: Step = {"pass": "half"}
 _DYNAMIC: Step = {"pass": "dynamic-int8"}
 _FULL: Step = {"pass": "static-int8", "calibration": "percentile"}
 _INT4: Step = {"pass": "int4-weights"}
+_SPARSE: Step = {"pass": "pack", "allow_unchanged": True}  # where there are few zeros it pays for no weight
 _STEPS_BETWEEN_ZEROS = 20  # shares of the training after which zeros are chosen anew
 
 
@@ -54,7 +57,8 @@ class Training:
 def recipes(clusters: Sequence[int], sparsities: Sequence[float], training: Training) -> list[Recipe]:
     """Return every recipe but ``fp32``, which is the export that a run measures anyway.
 
-    Combinations take the first number of clusters and the first sparsity. What trains alike shares its steps.
+    Combinations take the first number of clusters and the first sparsity; the greatest sparsity is stored in sparse
+    encoding too. What trains alike shares its steps.
 
     Args:
         clusters: Values that the weights of a layer may have, one recipe each.
@@ -73,12 +77,25 @@ def recipes(clusters: Sequence[int], sparsities: Sequence[float], training: Trai
         _recipe("int4-weights", [], _INT4, "INT4 weights, multiplied in float.", training),
     ]
     made += [_recipe(f"{name}-fp32", steps, None, _told(name), training) for name, steps in trained.items()]
+    most = f"pruned-{max(sparsities):g}"
+    told = f"{_told(most)} What is not zero is stored, with its place."
+    made.append(_recipe(f"{most}-sparse-fp32", pruned[most], _SPARSE, told, training))
     quantized = {cut: cutting, few: sharing, **both}
     made += [
         _recipe(f"{name}-int8-full", steps, _FULL, f"{_told(name)} Then full INT8.", training)
         for name, steps in quantized.items()
     ]
     return made
+
+
+def trains_natively() -> bool:
+    """Tell whether Keras models are pruned and clustered along a training as they are, without a translation."""
+    try:
+        for recipe in recipes((16,), (0.5,), Training(1000, 1.0, in_torch=False)):
+            recipe.check(Format.KERAS)
+    except RecipeError:
+        return False
+    return True
 
 
 def family(name: str) -> str:

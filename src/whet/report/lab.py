@@ -24,6 +24,7 @@ _METRICS = {
     "g_mean": "G-mean",
     "f1": "F1 (macro)",
 }
+_ALSO = {"balanced_accuracy": "sensitivity"}  # two names of one number
 
 
 def write(folder: Path) -> Path:
@@ -66,7 +67,7 @@ def page(item: Variant, found: Shelf) -> str:
         return "\n".join([*lines, "It was not measured on the test pictures: no file was made of it.", ""])
     lines += [f"On {item.quality.samples:,} test pictures.", "", "| metric | value | against the original |"]
     lines += ["|---|---|---|"]
-    changes = {change.metric: change for change in item.changes}
+    changes = {_ALSO.get(change.metric, change.metric): change for change in item.changes}
     for key, label in _METRICS.items():
         change = changes.get(key)
         told = f"worse by {change.drop:+.4f} ({_limits(change.interval)})" if change else ""

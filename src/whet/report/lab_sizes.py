@@ -13,6 +13,7 @@ from whet.report.lab_results import BASE, Shelf, Variant
 _MORE = 1.05  # times smaller, from which on a file counts as smaller
 _EXPLAINS = 0.8  # rank correlation, from which on one number is said to follow another
 _MANY_ZEROS = 0.2
+_SAME_ZEROS = 0.001
 DEFLATION = (
     "Deflating (RFC 1951, what a zip does) is lossless: a run of bytes that occurred in the last 32 KB is replaced "
     "by a reference to it (LZ77), and what remains is written in fewer bits the more often it occurs (Huffman). "
@@ -81,20 +82,36 @@ def _ratios(items: Sequence[Variant], base: Variant) -> str:
 
 
 def _zeros(shelf: Shelf, base: Variant) -> Iterator[str]:
-    """Say whether zeros are stored as numbers like others, or in a sparse form that leaves them out."""
-    sparse = [item for item in shelf.of("pruning") if item.contents and (item.contents.zeros or 0) >= _MANY_ZEROS]
-    if not sparse:
-        return
-    most = max(sparse, key=lambda item: (item.contents and item.contents.zeros) or 0)
-    zeros, ratio = (most.contents and most.contents.zeros) or 0.0, smaller(most, base)
-    told = f"`{most.name}` holds {zeros:.1%} zeros in {most.size_bytes:,.0f} bytes"
-    if ratio >= _MORE:
-        yield f"{told}, {ratio:.2f} times smaller than `{BASE}`: zeros are left out of it (sparse encoding)."
-    else:
+    """Say of which files' zeros are stored as numbers like others, and which leave them out (sparse encoding)."""
+    full = [item for item in shelf.of("pruning") if _share_of_zeros(item) >= _MANY_ZEROS]
+    left_out = [item for item in full if smaller(item, base) >= _MORE]
+    stored = [item for item in full if item not in left_out]
+    if stored:
+        most = max(stored, key=_share_of_zeros)
         yield (
-            f"{told}, as long as `{BASE}` within {abs(1 - 1 / ratio):.1%}: a zero takes as many bytes as any "
-            "number; only a sparse encoding, which these files do not have, would leave it out."
+            f"`{most.name}` holds {_share_of_zeros(most):.1%} zeros in {most.size_bytes:,.0f} bytes, `{BASE}` has "
+            f"{base.size_bytes:,.0f}: there a zero takes as many bytes as any number."
         )
+    for item in left_out:
+        yield (
+            f"`{item.name}` holds {_share_of_zeros(item):.1%} zeros in {item.size_bytes:,.0f} bytes, "
+            f"{smaller(item, base):.2f} times smaller than `{BASE}`: zeros are left out of it (sparse encoding); "
+            f"deflated it takes {item.deflated_bytes:,.0f} bytes{_beside(item, stored)}."
+        )
+
+
+def _beside(item: Variant, stored: Sequence[Variant]) -> str:
+    """Say what the same zeros take deflated where they are stored."""
+    alike = [other for other in stored if abs(_share_of_zeros(other) - _share_of_zeros(item)) < _SAME_ZEROS]
+    if not alike:
+        return ""
+    other = min(alike, key=_deflated)
+    verb = "fewer than" if item.deflated_bytes < other.deflated_bytes else "not fewer than"
+    return f", {verb} `{other.name}` with its zeros ({other.deflated_bytes:,.0f})"
+
+
+def _share_of_zeros(item: Variant) -> float:
+    return (item.contents.zeros if item.contents else None) or 0.0
 
 
 def deflation(shelf: Shelf) -> Iterator[str]:

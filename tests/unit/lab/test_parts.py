@@ -7,10 +7,12 @@ from PIL import Image
 from whet.data.data import Part
 from whet.data.preprocess import Preprocess
 from whet.errors import DataError, ModelError, RunFolderError, UserError
-from whet.lab.conduct import Wanted, conduct, in_words, pictures
+from whet.lab.conduct import Wanted, by_chance, conduct, in_words, pictures
 from whet.lab.look import Seen
 from whet.lab.parts import LabData, parted
+from whet.measure.quality import Quality
 from whet.progress import silent
+from whet.trials.pairs import Pairs
 
 GREY = Seen(8, 8, 1, 2, scales=True)
 
@@ -102,6 +104,15 @@ def test_arrays_that_fit_are_left_as_they_are(tmp_path):
     splits = LabData(str(tmp_path)).open()
     assert pictures("", GREY, splits) == Preprocess(layout="HWC")
     assert pictures("", Seen(4, 4, 3, 2, True), splits) == Preprocess("RGB", (4, 4), layout="HWC")
+
+
+@pytest.mark.parametrize(("confusion", "told"), [(((28, 22), (23, 27)), True), (((45, 5), (5, 45)), False)])
+def test_an_original_that_answers_by_chance_is_told(confusion, told):
+    right = confusion[0][0] + confusion[1][1]
+    pairs = Pairs(100, Quality(100, {"accuracy": right / 100}, 0.05, confusion), (), {}, {}, 1, 1, 0.95)
+    found = list(by_chance(pairs))
+    assert bool(found) is told
+    assert not told or "answers 55 of 100 pictures rightly (at least 4" in found[0]
 
 
 def test_what_goes_in_is_said_in_words():

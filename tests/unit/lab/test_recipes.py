@@ -1,8 +1,10 @@
 """The recipes of the laboratory: what there is, what it is called, that it can be carried out, what shares work."""
 
+from dataclasses import replace
+
 import pytest
 
-from whet.lab.recipes import Training, family, recipes
+from whet.lab.recipes import Training, family, recipes, trains_natively
 from whet.types import Format
 
 TRAINING = Training(pictures=54_000, epochs=1.0, seed=3)
@@ -19,7 +21,8 @@ def steps(recipe):
 def test_every_optimization_is_there_in_every_strength_and_combined():
     assert list(made()) == [
         "fp16", "int8-dynamic", "int8-full", "int4-weights", "clustered-16-fp32", "clustered-64-fp32",
-        "pruned-0.5-fp32", "pruned-0.8-fp32", "pruned-0.5-clustered-16-fp32", "pruned-0.5-int8-full",
+        "pruned-0.5-fp32", "pruned-0.8-fp32", "pruned-0.5-clustered-16-fp32", "pruned-0.8-sparse-fp32",
+        "pruned-0.5-int8-full",
         "clustered-16-int8-full", "pruned-0.5-clustered-16-int8-full",
     ]  # fmt: skip
 
@@ -43,9 +46,20 @@ def test_a_combination_begins_with_the_steps_of_what_it_combines():
         "pruned-0.5-int8-full": "pruned-0.5-fp32",
         "clustered-16-int8-full": "clustered-16-fp32",
         "pruned-0.5-clustered-16-int8-full": "pruned-0.5-clustered-16-fp32",
+        "pruned-0.8-sparse-fp32": "pruned-0.8-fp32",
     }.items():
         before = all_of_them[parts].steps
         assert all_of_them[name].steps[: len(before)] == before
+
+
+def test_a_model_without_a_translation_trains_in_keras_itself():
+    assert trains_natively()
+    native = made(training=replace(TRAINING, in_torch=False))
+    assert list(native) == list(made())
+    assert steps(native["pruned-0.5-clustered-16-int8-full"]) == [
+        "magnitude-prune", "cluster", "distill", "export-tflite", "static-int8",
+    ]  # fmt: skip
+    assert all(recipe.check(Format.KERAS) is Format.TFLITE for recipe in native.values())
 
 
 @pytest.mark.parametrize(
@@ -64,7 +78,7 @@ def test_few_pictures_are_trained_on_in_small_batches_and_pruned_twenty_times(pi
     ("name", "expected"),
     [
         ("fp32", "none"), ("fp16", "quantization"), ("int8-full", "quantization"), ("int4-weights", "quantization"),
-        ("pruned-0.5-fp32", "pruning"), ("clustered-16-fp32", "clustering"),
+        ("pruned-0.5-fp32", "pruning"), ("pruned-0.8-sparse-fp32", "pruning"), ("clustered-16-fp32", "clustering"),
         ("pruned-0.5-int8-full", "combination"),
         ("pruned-0.5-clustered-16-fp32", "combination"), ("clustered-16-int8-full", "combination"),
     ],

@@ -138,16 +138,23 @@ def test_what_shrinks_the_file_and_what_only_its_zip():
     text = told(lab_sizes.shrinks(put()))
     assert "The file itself shrinks: `int8-full` (3.64 times, deflated 4.11), `fp16` (1.98 times" in text
     assert "only its zip shrinks: `pruned-0.8-fp32` (1.00 times, deflated 3.36), `clustered-16-fp32`" in text
-    assert "`pruned-0.8-fp32` holds 80.0% zeros in 400,000 bytes, as long as `fp32` within 0.0%" in text
+    assert "`pruned-0.8-fp32` holds 80.0% zeros in 400,000 bytes, `fp32` has 400,000: there a zero takes" in text
+    assert "sparse encoding" not in text
 
 
 def test_a_pruned_file_that_shrank_leaves_its_zeros_out():
     text = told(lab_sizes.shrinks(put(changed("pruned-0.8-fp32", size=150_000))))
     assert "The file itself shrinks: `int8-full` (3.64 times, deflated 4.11), `pruned-0.8-fp32` (2.67" in text
-    assert (
-        "`pruned-0.8-fp32` holds 80.0% zeros in 150,000 bytes, 2.67 times smaller than `fp32`: zeros are left"
-        in text
-    )
+    assert "`pruned-0.8-fp32` holds 80.0% zeros in 150,000 bytes, 2.67 times smaller than `fp32`: zeros are" in text
+    assert "as any number" not in text
+
+
+@pytest.mark.parametrize(("deflated", "expected"), [(115_000, "not fewer than"), (105_000, "fewer than")])
+def test_a_sparse_file_is_held_against_the_same_zeros_deflated(deflated, expected):
+    sparse = Made("pruned-0.8-sparse-fp32", "pruning", 0.89, 1.0, 150_000, deflated, 0.8)
+    text = told(lab_sizes.shrinks(put((*USUAL, sparse))))
+    assert "`pruned-0.8-fp32` holds 80.0% zeros in 400,000 bytes" in text
+    assert f"takes {deflated:,} bytes, {expected} `pruned-0.8-fp32` with its zeros (110,000)." in text
 
 
 def test_an_integer_file_that_did_not_shrink_is_not_said_to():
