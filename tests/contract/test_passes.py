@@ -35,6 +35,7 @@ from whet.types import Format, Trait, TraitKind
 ELSEWHERE = (
     "test_drop_blocks",
     "test_tflite_passes",
+    "test_torch_tflite",
 )  # suites that say themselves which pass they cover, on which format
 
 
