@@ -15,7 +15,7 @@ from whet import isolate, markup
 from whet.bundle.verify import deployment_of, opened
 from whet.data.data import Part, Splits
 from whet.data.sources import DataSource
-from whet.data.tasks import Task, resolve_task
+from whet.data.tasks import Task, check_classes, resolve_task
 from whet.errors import DataError, ModelError, SignatureError
 from whet.isolate import NO_LIMITS
 from whet.measure import latency, memory, size
@@ -275,6 +275,7 @@ def _judge(
         outputs[name] = one(found, runs.signature.answer)
     reference = next(iter(outputs.values()))
     task: Task = resolve_task(splits.task, reference, splits.labels(Part.TEST))
+    check_classes(task, splits.classes)
     right = reference if task.name == "fidelity" else truth(task, splits, Part.TEST)
     task.check(reference, right)
     spoilt: Mapping[str, Robustness] = {}

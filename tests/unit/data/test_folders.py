@@ -242,6 +242,17 @@ def test_parts_may_lie_above_the_classes_which_are_numbered_together(tmp_path):
     assert data.classes == ("cat", "dog", "eel")
     labels = {part: getattr(data, part).labels().tolist() for part in ("train", "select", "test")}
     assert labels == {"train": [0, 1, 2], "select": [1], "test": [0, 2]}
+    assert data.notes == ("There are no pictures in test of dog.", "There are no pictures in select of cat, eel.")
+
+
+def test_a_class_folder_without_pictures_is_told_and_keeps_its_number(tmp_path):
+    for name in ("cat", "eel"):
+        picture(tmp_path / name / "0.png")
+    (tmp_path / "dog").mkdir()
+    data = read_folder(tmp_path)
+    assert data.classes == ("cat", "dog", "eel")
+    assert data.test.labels().tolist() == [0, 2]
+    assert data.notes == ("There are no pictures of dog.",)
 
 
 def test_parts_without_a_test_folder_are_refused(tmp_path):
