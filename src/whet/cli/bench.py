@@ -20,7 +20,7 @@ from whet.cli import options as opt
 @opt.machine_options
 @opt.json_flag
 def command(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> int:
-    """Time MODELS in turns, with size, load time and memory; a model is a file, file.py:function or a bundle."""
+    """Time MODELS in turns, with size, load time and memory: files, folders, file.py:function or bundles."""
     from whet import api, plain
     from whet.cli import console
 

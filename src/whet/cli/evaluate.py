@@ -20,7 +20,7 @@ from whet.cli import options as opt
 @click.option("--robustness", is_flag=True, help="Also on corrupted inputs.")
 @opt.json_flag
 def command(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> int:
-    """Measure what MODELS are worth on test samples; a model is a file, file.py:function or a bundle."""
+    """Measure what MODELS are worth on test samples; a model is a file, a folder, file.py:function or a bundle."""
     from whet import api, plain
     from whet.cli import console
 

@@ -18,7 +18,6 @@ from whet.models.model import Model
 from whet.progress import OnEvent, silent
 from whet.types import Format, Skipped, TraitKind
 
-
 _EXTRAS = {Format.KERAS: "keras", Format.TFLITE: "litert"}  # of whet, that bring what is needed to change a model
 
 

@@ -284,6 +284,19 @@ def test_a_picture_that_cannot_be_read_is_named_when_it_is_read(tmp_path):
         data.test.rows(range(3))
 
 
+def test_all_pictures_of_a_batch_that_cannot_be_read_are_named(tmp_path):
+    for number in range(14):
+        picture(tmp_path / "cat" / f"{number:02}.png")
+        if number:
+            (tmp_path / "cat" / f"{number:02}.png").write_bytes(b"no picture" if number % 2 else b"")
+    samples = read_folder(tmp_path).test
+    told = r"cat/01\.png cannot be read .*; nor can .*02\.png, .*03\.png; mend or remove them$"
+    with pytest.raises(DataError, match=told):
+        samples.rows(range(4))
+    with pytest.raises(DataError, match=r"11\.png and 2 others; mend or remove them$"):
+        samples.rows(range(14))
+
+
 @pytest.mark.parametrize(
     ("shapes", "cure"), [([(6, 5, 3), (5, 6, 3)], "resize=...; crop=..."), ([(6, 5, 3), (6, 5)], "color=RGB")]
 )
