@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -177,6 +177,28 @@ def _empty(parts: Mapping[str, list[Path]], classes: list[str]) -> tuple[str, ..
             place = f" in {part}" if part else ""
             told.append(f"There are no pictures{place} of {', '.join(missing)}.")
     return tuple(told)
+
+
+def readable(data: Data) -> Data:
+    """Return data without the pictures that cannot be read, and with a note that names them.
+
+    Raises:
+        DataError: The data is no folder of pictures.
+    """
+    parts = {part: getattr(data, part) for part in ("train", "calibrate", "select", "test")}
+    pictures: dict[str, FileSamples] = {
+        part: samples for part, samples in parts.items() if isinstance(samples, FileSamples)
+    }
+    if not pictures:
+        raise DataError("pictures that cannot be read are skipped in a folder of pictures; this data is none")
+    lost = {part: samples.unreadable() for part, samples in pictures.items()}
+    kept: dict[str, Any] = {part: samples.without(lost[part]) for part, samples in pictures.items()}
+    names = [str(samples.paths[at]) for part, samples in pictures.items() for at in lost[part]]
+    if not names:
+        return data
+    some = ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
+    are = "picture that cannot be read was" if len(names) == 1 else "pictures that cannot be read were"
+    return replace(data, **kept, notes=(*data.notes, f"{len(names)} {are} left out: {some}."))
 
 
 def _folders(path: Path) -> list[Path]:

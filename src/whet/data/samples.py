@@ -118,6 +118,24 @@ class FileSamples:
         same = len({picture.shape for picture in pictures}) == 1
         return {"input": np.stack(pictures) if same else pictures}
 
+    def unreadable(self) -> list[int]:
+        """Read every file, and return the numbers of those that cannot be read."""
+        lost = []
+        for index, path in enumerate(self.paths):
+            try:
+                read_raw(path)
+            except ModuleNotFoundError as error:
+                raise MissingDependency.of("Pillow", "report") from error
+            except Exception:  # noqa: BLE001 - Pillow raises whatever its readers do
+                lost.append(index)
+        return lost
+
+    def without(self, indices: Sequence[int]) -> FileSamples:
+        """Return all samples but those of these numbers."""
+        kept = np.setdiff1d(np.arange(len(self.paths)), np.asarray(indices, int))
+        targets = None if self.targets is None else self.targets[kept]
+        return FileSamples(tuple(self.paths[at] for at in kept), targets)
+
     def labels(self) -> Array | None:
         """Return the class numbers."""
         return self.targets

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from whet.data import folders
-from whet.data.data import Part, split, with_preprocess
-from whet.data.folders import read_folder, read_idx, read_npz
+from whet.data.data import Data, Part, split, with_preprocess
+from whet.data.folders import read_folder, read_idx, read_npz, readable
 from whet.data.preprocess import Preprocess
 from whet.data.samples import samples_of
 from whet.errors import DataError
@@ -321,3 +321,18 @@ def test_every_suffix_is_told_to_a_reader_that_has_it(tmp_path):
     rows = samples.rows(range(len(samples)))["input"]
     assert rows.shape == (len(folders._PICTURES), 6, 5, 3)
     assert np.abs(rows.astype(int) - 128).max() <= 1
+
+
+def test_pictures_that_cannot_be_read_are_left_out_where_asked_for_and_named(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(3):
+            picture(tmp_path / name / f"{number}.png", number)
+    (tmp_path / "dog" / "1.png").write_bytes(b"no picture")
+    data = readable(read_folder(tmp_path))
+    assert data.test.labels().tolist() == [0, 0, 0, 1, 1]
+    assert data.test.rows(range(5))["input"][:, 0, 0, 0].tolist() == [0, 1, 2, 0, 2]
+    assert data.notes == (f"1 picture that cannot be read was left out: {tmp_path / 'dog' / '1.png'}.",)
+    whole = read_folder(tmp_path / "cat")
+    assert readable(whole) is whole
+    with pytest.raises(DataError, match="skipped in a folder of pictures; this data is none"):
+        readable(Data(test=samples_of((np.zeros((4, 2), np.float32), None))))
