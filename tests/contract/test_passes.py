@@ -34,6 +34,10 @@ from whet.types import Format, Trait, TraitKind
 
 ELSEWHERE = (
     "test_drop_blocks",
+    "test_keras_passes",
+    "test_keras_trained",
+    "test_tflite_clean",
+    "test_tflite_pack",
     "test_tflite_passes",
     "test_torch_tflite",
 )  # suites that say themselves which pass they cover, on which format

@@ -195,13 +195,14 @@ def becomes_tflite(source: Format, runtime: str) -> bool:
 def _known(source: Format, runtime: str) -> dict[str, tuple[str, Steps]]:
     """Return all presets for a source, each with its description."""
     if source is Format.TFLITE:
-        return {name: (told, after) for name, (told, before, after) in _TFLITE.items() if after and not before}
+        found = {name: (told, after) for name, (told, before, after) in _TFLITE.items() if after and not before}
+        return {name: (told, [*after, *_CLEAN]) for name, (told, after) in found.items()}
     step = export(source, runtime)
     first: Steps = [{"pass": "to-torch"}] if source is Format.KERAS else []
     back: Steps = [{"pass": "to-keras"}] if source is Format.KERAS else []
     if becomes_tflite(source, runtime):
         return {
-            name: (told, [*first, *before, *back, step, *after] if before else [step, *after])
+            name: (told, [*([*first, *before, *back] if before else []), step, *after, *_CLEAN])
             for name, (told, before, after) in _TFLITE.items()
         }
     leads: Steps = [] if source is Format.ONNX else [step]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,7 @@ from torch import Tensor
 
 from whet import plain
 from whet.storage import write_bytes
-
-
-@dataclass
-class Progress:
-    """Where a training stands.
-
-    Attributes:
-        step: Steps made.
-        rate: The greatest learning rate, as found.
-        seconds: Wall time so far.
-        losses: On the held-out samples, after every epoch.
-        first: The same before the first step.
-        best: The least of them, and the step after which it was found.
-        waited: Epochs since.
-        stopped: Why it ended; empty while it goes on.
-    """
-
-    step: int = 0
-    rate: float = 0.0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    first: float | None = None
-    best: float | None = None
-    best_step: int = 0
-    waited: int = 0
-    stopped: str = ""
+from whet.train.course import Progress
 
 
 class Checkpoint:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whet import userfile
 from whet.data.tasks import Task
-from whet.errors import DataError, RecipeError, in_one_line
+from whet.errors import RecipeError, in_one_line
+from whet.train.judged import own_loss
 from whet.train.spec import Recovery
 
 Outputs = Mapping[str, Tensor]
@@ -110,18 +109,6 @@ def variance(values: Tensor) -> float:
     return found if found > _LEAST else 1.0
 
 
-def check_labels(settings: Recovery, labels: Any, taught: bool) -> None:
-    """Refuse a loss that needs labels where there are none.
-
-    Raises:
-        DataError: There are none.
-    """
-    if labels is not None or settings.loss or (taught and settings.alpha == 1):
-        return
-    asked = f"alpha = {settings.alpha:g} mixes in the labels' loss" if taught else "training without an original"
-    raise DataError(f"{asked} needs labels, the samples to train on have none; set alpha = 1, or give labels")
-
-
 def _own(name: str, outputs: Outputs, targets: Outputs | None, labels: Tensor | None) -> Tensor:
     """Call the user's own loss.
 
@@ -136,15 +123,3 @@ def _own(name: str, outputs: Outputs, targets: Outputs | None, labels: Tensor | 
         shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise RecipeError(f"the loss {name} returned {shape}, not one number; return a scalar tensor")
     return loss.reshape(())
-
-
-def own_loss(name: str) -> Callable[..., Any]:
-    """Return the function that ``file.py:function`` names.
-
-    Raises:
-        RecipeError: The name has another form, or there is no such function.
-    """
-    parts = userfile.split(name)
-    if parts is None:
-        raise RecipeError(f"loss = {name!r} names no function; write file.py:function")
-    return userfile.find(*parts, RecipeError)

@@ -6,12 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from whet.progress import Event
 
 if TYPE_CHECKING:
-    from whet.train.training import Training
+    from whet.train.course import Learner
     from whet.types import Array
 
 RATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
@@ -21,8 +20,8 @@ _CLOSE = 1.02
 _TIME_SHARE = 0.2  # of a time budget
 
 
-def find_rate(training: Training, steps: int) -> float:
-    """Train a miniature of the run at each rate, and return the best; the module is as it was afterwards.
+def find_rate(training: Learner, steps: int) -> float:
+    """Train a miniature of the run at each rate, and return the best; the model is as it was afterwards.
 
     Miniatures fall to zero as the run does, so that a rate is not blamed for noise that would have gone. Of rates
     whose losses are within 2 %, the greatest is taken: short runs favour small rates (Wu et al. 2018,
@@ -35,7 +34,7 @@ def find_rate(training: Training, steps: int) -> float:
         if losses and training.share_of_time() > _TIME_SHARE:
             break
         training.context.on_event(Event("train: find the learning rate", at, len(RATES)))
-        torch.manual_seed(training.context.seed)
+        training.reseed()
         losses[rate] = _miniature(training, rate, count, np.arange(len(judged)))
         training.restore(start)
         training.begin()
@@ -45,7 +44,7 @@ def find_rate(training: Training, steps: int) -> float:
     return max(rate for rate, loss in losses.items() if loss <= _CLOSE * best)
 
 
-def _miniature(training: Training, rate: float, count: int, judged: Array) -> float:
+def _miniature(training: Learner, rate: float, count: int, judged: Array) -> float:
     order = training.samples.order(0, training.context.seed)
     for step in range(count):
         numbers = order.take(np.arange(step * training.size, (step + 1) * training.size), mode="wrap")

@@ -81,8 +81,15 @@ class TrainingSet:
         return {name: np.concatenate(arrays) for name, arrays in lots.items()}
 
 
-def augmented(batch: Batch, settings: Recovery, seed: int, step: int) -> Batch:
+def augmented(batch: Batch, settings: Recovery, seed: int, step: int, channels: int = 1) -> Batch:
     """Return pictures (N, C, H, W), mirrored and shifted at random; what is shifted in repeats the edge.
+
+    Args:
+        batch: Pictures, whose axis of channels is ``channels``: 1 of torch, -1 of Keras.
+        settings: Which of both is asked for.
+        seed: What is drawn follows from it,
+        step: and from this.
+        channels: The axis of channels.
 
     Raises:
         DataError: An input is no picture.
@@ -94,20 +101,20 @@ def augmented(batch: Batch, settings: Recovery, seed: int, step: int) -> Batch:
     for name, array in batch.items():
         if array.ndim != 4:
             raise DataError(
-                f"augment = {list(settings.augment)} is for pictures (N, C, H, W), the input {name!r} is "
+                f"augment = {list(settings.augment)} is for pictures of four axes, the input {name!r} is "
                 f"{list(array.shape)}; leave augment out"
             )
-        rows, columns = (np.tile(np.arange(size), (len(array), 1)) for size in array.shape[2:])
+        last = np.moveaxis(array, channels, -1)
+        rows, columns = (np.tile(np.arange(size), (len(array), 1)) for size in last.shape[1:3])
         if "flip" in settings.augment:
             mirrored = rng.random(len(array)) < 0.5
             columns[mirrored] = columns[mirrored, ::-1]
         if "crop" in settings.augment:
-            rows = _shifted(rows, array.shape[2], rng)
-            columns = _shifted(columns, array.shape[3], rng)
+            rows = _shifted(rows, last.shape[1], rng)
+            columns = _shifted(columns, last.shape[2], rng)
         samples = np.arange(len(array))[:, None, None]
-        changed[name] = np.ascontiguousarray(
-            array.transpose(0, 2, 3, 1)[samples, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2)
-        )
+        taken = last[samples, rows[:, :, None], columns[:, None, :]]
+        changed[name] = np.ascontiguousarray(np.moveaxis(taken, -1, channels))
     return changed
 
 

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from msgspec import Meta
 
+from whet import userfile
+from whet.errors import RecipeError
+from whet.types import Format
+
 if TYPE_CHECKING:
     from whet.data.data import Splits
     from whet.machine import Machine
@@ -26,6 +30,11 @@ class Recovery:
     decay takes matrices and kernels alone, not biases and norms. A tenth of the training samples (2,000 at most) is
     held out: after every epoch the loss on it decides which weights are kept, those of the start included, and
     whether to stop early. ``select`` and ``test`` are never looked at.
+
+    Torch and Keras are trained alike, each by itself; Keras in float32. With ``fit`` (Keras alone) the training is
+    the user's own: ``function(model, callbacks, data)`` compiles the model and calls its ``fit``. What compression
+    made of the weights is held all the same; of the settings here ``patience`` and ``minutes`` count, and the
+    user's own validation loss decides which weights are kept.
 
     A ``learning_rate`` that is not given is found: each of 1e-2, 3e-3, 1e-3, 3e-4, 1e-4 and 3e-5 trains a miniature
     of the run from the same start (a fiftieth of its steps, 8 to 40, falling to zero), and the one with the least
@@ -65,6 +74,10 @@ class Recovery:
         str,
         Meta(description="A loss of your own, file.py:function(outputs, targets, labels); empty for the task's."),
     ] = ""
+    fit: Annotated[
+        str,
+        Meta(description="A training of your own, file.py:function(model, callbacks, data); Keras alone."),
+    ] = ""
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         Meta(description="auto: bfloat16 arithmetic where this processor has it and the model is large enough."),
@@ -75,6 +88,31 @@ class Recovery:
         tuple[Literal["flip", "crop"], ...],
         Meta(description="flip: mirror half of the pictures; crop: shift each by up to an eighth of its side."),
     ] = ()
+
+    def check_training(self, name: str, source: Format) -> None:
+        """Refuse settings that a format's training does not have, or that name no function.
+
+        Raises:
+            RecipeError: Of the pass ``name``, on a model of the format ``source``.
+        """
+        for key, value in (("loss", self.loss), ("fit", self.fit)):
+            if value and userfile.split(value) is None:
+                raise RecipeError(f"{key} = {value!r} names no function; write file.py:function")
+        if self.fit and source is not Format.KERAS:
+            raise RecipeError(
+                f"{name} with fit = {self.fit!r} does not run on a {source} model: a training of your own is one "
+                f"of Keras; leave it out, or put the step before to-torch"
+            )
+        if self.precision == "bfloat16" and source is Format.KERAS:
+            raise RecipeError(
+                f"{name} with precision = 'bfloat16' does not run on a keras model, which is trained in float32; "
+                f"leave it out"
+            )
+
+    def own_files(self) -> list[Path]:
+        """Return the user's files that are named, with those they import."""
+        named = [parts[0] for text in (self.loss, self.fit) if (parts := userfile.split(text))]
+        return list(dict.fromkeys(file for path in named for file in userfile.files(path)))
 
 
 class Trainer(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from whet.data.tasks import Custom, Task, class_numbers, resolve_task
+from whet import plain
 from whet.errors import PassError, RecipeError
 from whet.models.model import Model
-from whet.train.checkpoint import Progress, load_optimizer, load_random
+from whet.train.checkpoint import Checkpoint, load_optimizer, load_random, optimizer_state, random_state
 from whet.train.constraints import Constraints
+from whet.train.course import Progress, State
 from whet.train.features import Features
-from whet.train.objectives import Objective, Outputs, check_labels, variance
+from whet.train.judged import check_fit, check_labels, task_of
+from whet.train.objectives import Objective, Outputs, variance
 from whet.train.runner import Runner, learning
 from whet.train.samples import TrainingSet, augmented
-from whet.train.spec import Recovery, Trainer
+from whet.train.spec import CHECKPOINTS, Recovery, Trainer
 from whet.train.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -115,7 +118,7 @@ class Training:
         labels = None if self._labels is None else self._labels[numbers]
         return float(self.objective(outputs, targets, labels))
 
-    def snapshot(self) -> dict[str, dict[str, Tensor]]:
+    def snapshot(self) -> State:
         """Return a copy of all that a step changes, but for the optimizer."""
         groups = {
             "model": self.module.state_dict(),
@@ -129,7 +132,7 @@ class Training:
             for group, tensors in groups.items()
         }
 
-    def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
+    def restore(self, state: State) -> None:
         """Take up what ``snapshot`` gave."""
         self.module.load_state_dict(state["model"])
         self.constraints.load(state.get("constraints", {}))
@@ -165,7 +168,33 @@ class Training:
         """Return the wall time of this training, that of an attempt that was killed included."""
         return self._earlier + time.monotonic() - self._began
 
-    def resume(self, progress: Progress, groups: dict[str, dict[str, Tensor]]) -> None:
+    def reseed(self) -> None:
+        """Throw dice from the seed on."""
+        torch.manual_seed(self.context.seed)
+
+    def hold(self) -> None:
+        """Bring the weights back to where they may be."""
+        self.constraints.hold(self.module)
+
+    def saved(self, steps: int, start: State) -> tuple[Progress, State] | None:
+        """Return what a killed attempt at so many steps from this start left behind."""
+        self._checkpoint = Checkpoint(
+            self.context.folder / CHECKPOINTS, plain.builtins(self.settings), self.context.seed, steps,
+            {group: {name: _digest(value) for name, value in each.items()} for group, each in start.items()},
+        )  # fmt: skip
+        return self._checkpoint.load()
+
+    def save(self, progress: Progress, best: State, *, finished: bool) -> None:
+        """Write where it stands; of what has ended, the best weights alone."""
+        if not self.accelerator.is_main_process:
+            return
+        groups = {f"best-{kind}": tensors for kind, tensors in best.items()}
+        if not finished:
+            groups |= self.snapshot()
+            groups |= {"optimizer": optimizer_state(self.optimizer), "random": random_state()}
+        self._checkpoint.save(progress, groups)
+
+    def resume(self, progress: Progress, groups: State) -> None:
         """Go on where a checkpoint was made."""
         self._earlier = progress.seconds
         self.restore(groups)
@@ -190,15 +219,10 @@ class Training:
             check_fit(held, self.teacher.held)
         shown = held if self.teacher is None else self.teacher.held
         answer = self.student.signature.answer
-        folded = self.samples.splits.fold({answer: shown[answer].numpy()})[answer]
-        task, labels = _task(self.samples, folded)
-        wanted = labels is not None and (
-            self.teacher is None or self.settings.alpha < 1 or self.settings.loss != ""
+        task, labels = task_of(
+            self.samples, {answer: shown[answer].numpy()}, self.settings, self.teacher is not None
         )
-        if wanted and not self.settings.loss:
-            assert labels is not None
-            task.check(np.resize(folded, (len(labels), *folded.shape[1:])), labels)
-        numbers = torch.from_numpy(np.ascontiguousarray(labels)) if wanted and labels is not None else None
+        numbers = None if labels is None else torch.from_numpy(labels)
         spread = {name: variance(value) for name, value in shown.items()}
         limits = (0.0, 1.0)
         if numbers is not None:
@@ -226,32 +250,6 @@ class Training:
         return features.to(self.accelerator.device)
 
 
-def check_fit(outputs: Outputs, wanted: Outputs) -> None:
-    """Refuse a student whose outputs are not those of the teacher.
-
-    Raises:
-        PassError: Names or shapes differ.
-    """
-    ours = {name: list(value.shape[1:]) for name, value in outputs.items()}
-    theirs = {name: list(value.shape[1:]) for name, value in wanted.items()}
-    if ours != theirs:
-        told = [", ".join(f"{name} {shape}" for name, shape in each.items()) for each in (ours, theirs)]
-        raise PassError(
-            f"the student's outputs do not fit: it gives {told[0]} a sample, the original {told[1]}; "
-            f"have it return the same outputs"
-        )
-
-
-def _task(samples: TrainingSet, outputs: Array) -> tuple[Task, Array | None]:
-    """Return what outputs (N, ...) on the held-out samples are for, and the labels of all as it takes them."""
-    labels = samples.labels
-    held = None if labels is None else labels[samples.held]
-    task = resolve_task(samples.splits.task, outputs, held)
-    if isinstance(task, Custom):  # a metric of the user's has no gradient: outputs and labels tell what they are
-        task = resolve_task(None, outputs, held)
-    return task, class_numbers(labels, task)
-
-
 def _samples_a_step(student: Runner, samples: TrainingSet, wanted: int) -> int:
     """Return how many samples make a step: as asked for, or what the model is bound to."""
     size = min(wanted, len(samples.fit))
@@ -275,3 +273,8 @@ def _in_bfloat16(settings: Recovery, context: Trainer, module: nn.Module, device
     native = torch.cuda.is_bf16_supported() if device.type == "cuda" else context.machine.can("bfloat16")
     recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
     return native and not recurrent and sum(each.numel() for each in module.parameters()) >= _LARGE
+
+
+def _digest(value: Tensor) -> str:
+    """Return a hash of a tensor's bytes."""
+    return hashlib.sha256(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

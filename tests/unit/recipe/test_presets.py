@@ -31,6 +31,7 @@ def test_every_preset_says_what_it_is_and_no_two_do_the_same():
 def test_a_keras_model_becomes_tflite_and_goes_through_torch_where_it_is_trained(name):
     steps = [step.name for step in preset(name, Format.KERAS).steps]
     assert steps.count("export-tflite") == 1
+    assert steps[-1] == "clean-graph"
     assert ("to-torch" in steps) == ("to-keras" in steps) == (name in ("pruned", "pruned-static-int8", "qat-int4"))
     assert preset(name, Format.KERAS, "litert") == preset(name, Format.KERAS)
     preset(name, Format.KERAS).check(Format.KERAS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,21 +16,34 @@ if TYPE_CHECKING:
 
 _STATISTICS = ("moving_mean", "moving_variance", "mean", "variance")  # measured, not learned
 _TABLES = ("Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Normalization", "PReLU")
+_BIASES = (
+    "bias",
+)  # of two axes in attention (heads, width) and in a GRU (its two products): added, not multiplied
 _TRANSPOSED = ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")  # each input is multiplied, not each output
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "Bidirectional")
 
 
 def named_weights(model: keras.Model) -> dict[str, Any]:
-    """Return the floating variables of a model as ``layer.kernel``; of a wrapped layer ``layer.inner.kernel``."""
+    """Return the floating variables of a model as ``layer.kernel``; of a layer inside one ``layer.inner.kernel``.
+
+    Names follow from which layer holds which, and are those of a copy and of a stored model too; the paths that
+    Keras itself gives variables are others once a wrapper (``Bidirectional``) was copied.
+    """
     found: dict[str, Any] = {}
     for name, layer in describe.layers(model).items():
-        own = layer.path.count("/") + 1 if getattr(layer, "path", None) else 1
-        for variable in layer.weights:
-            parts = variable.path.split("/")[own:] or [variable.name]
-            key = f"{name}.{'.'.join(parts)}"
-            if np.issubdtype(np.dtype(str(variable.dtype)), np.floating):
+        seen: set[int] = set()
+        for key, variable in _variables(layer, name):
+            if id(variable) not in seen and np.issubdtype(np.dtype(str(variable.dtype)), np.floating):
                 found[key if key not in found else f"{key}_{len(found)}"] = variable
+            seen.add(id(variable))
     return found
+
+
+def _variables(layer: Any, name: str) -> Iterator[tuple[str, Any]]:
+    for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
+        yield f"{name}.{variable.name}", variable
+    for inner in layer._layers:
+        yield from _variables(inner, f"{name}.{describe.safe(inner.name)}")
 
 
 def layers(model: keras.Model) -> list[Layer]:
@@ -41,7 +54,11 @@ def layers(model: keras.Model) -> list[Layer]:
     found = []
     for name, kind in kinds.items():
         own = {key: value for key, value in variables.items() if key.startswith(f"{name}.")}
-        kernels = {key: value for key, value in own.items() if len(value.shape) > 1 and kind not in _TABLES}
+        kernels = {
+            key: value
+            for key, value in own.items()
+            if len(value.shape) > 1 and value.name not in _BIASES and kind not in _TABLES
+        }
         macs = sum(_macs(call, kernels) for call in uses if call["layer"] == name)
         count = sum(math.prod(value.shape) for value in own.values() if value.name not in _STATISTICS)
         size = sum(math.prod(value.shape) * np.dtype(str(value.dtype)).itemsize for value in own.values())

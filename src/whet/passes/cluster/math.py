@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,10 @@ _BINS = 1 << 16  # of the histogram that these are polished on
 _ROUNDS = 300  # of Lloyd's iteration, at most
 _INT8 = 127
 _NARROW = 1e-30  # a range that has no bins in float32
+
+
+Axes = int | tuple[int, ...]
+"""The axis of output channels, or the axes that number them together: (2, 3) of a depthwise kernel of Keras."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +43,30 @@ class Codebook:
     seed: int = 0
 
 
-def cluster(array: Array, axis: int, group: int, book: Codebook) -> Array:
+def cluster(array: Array, axis: Axes, group: int, book: Codebook) -> Array:
     """Return an array of the same type and shape whose parts have at most ``book.k`` values each.
 
     Args:
         array: Of any shape.
-        axis: Of its output channels.
+        axis: Of its output channels, or the axes that number them together.
         group: Neighbours in a channel that are a part; 0 takes the whole array for one.
         book: How each part is clustered.
     """
-    moved = np.moveaxis(array, axis, 0)
+    moved = _channels_first(array, axis)
     parts = moved.reshape(-1, group or max(array.size, 1))
     together = book.initial == "optimal" and parts.shape[1] <= _EXACT
     found = _rows(parts, book) if together else np.stack([_shared(part, book) for part in parts])
-    return np.ascontiguousarray(np.moveaxis(found.reshape(moved.shape), 0, axis))
+    return _back(found.reshape(moved.shape), axis)
 
 
-def on_grid(array: Array, axis: int, book: Codebook) -> Array:
+def on_grid(array: Array, axis: Axes, book: Codebook) -> Array:
     """Return an array of at most ``book.k`` (4 or more) integers of -127..127, each channel times its own scale.
 
     A channel's scale is its greatest magnitude over 127, as per-channel INT8 finds it; 127 and -127 are among the
     integers where a channel reaches them, so that it finds the same again. Errors weigh as in the weights.
     """
-    rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).astype(np.float64)
+    moved = _channels_first(array, axis)
+    rows = moved.reshape(-1, row(array, axis)).astype(np.float64)
     scales = np.abs(rows).max(1, keepdims=True) / _INT8
     scales[scales == 0] = 1
     codes = np.rint(rows / scales).astype(np.int64)
@@ -76,20 +82,33 @@ def on_grid(array: Array, axis: int, book: Codebook) -> Array:
     table = _nearest(points, values)
     if book.keep_zeros:
         table = _off_zero(points, values, table)
-    found = (table[codes + _INT8] * scales).reshape(np.moveaxis(array, axis, 0).shape)
-    return np.ascontiguousarray(np.moveaxis(found, 0, axis)).astype(array.dtype)
+    return _back((table[codes + _INT8] * scales).reshape(moved.shape), axis).astype(array.dtype)
 
 
-def distinct(array: Array, axis: int = 0, group: int = 0) -> int:
+def distinct(array: Array, axis: Axes = 0, group: int = 0) -> int:
     """Return the most distinct values that a part has; parts are those of ``cluster``."""
-    parts = np.moveaxis(array, axis, 0).reshape(-1, group or max(array.size, 1))
+    parts = _channels_first(array, axis).reshape(-1, group or max(array.size, 1))
     ordered = np.sort(parts, axis=1)
     return int((np.diff(ordered, axis=1) != 0).sum(1).max(initial=0)) + 1
 
 
-def row(array: Array, axis: int) -> int:
-    """Return the numbers that one index of ``axis`` has."""
-    return int(array.size // max(array.shape[axis], 1))
+def row(array: Array, axis: Axes) -> int:
+    """Return the numbers that one channel has."""
+    return int(array.size // max(channels(array, axis), 1))
+
+
+def channels(array: Array, axis: Axes) -> int:
+    """Return how many channels there are."""
+    return prod(array.shape[at] for at in ((axis,) if isinstance(axis, int) else axis))
+
+
+def _channels_first(array: Array, axis: Axes) -> Array:
+    return np.moveaxis(array, axis, 0 if isinstance(axis, int) else tuple(range(len(axis))))
+
+
+def _back(moved: Array, axis: Axes) -> Array:
+    """Return an array whose channels were brought to the front as it was before."""
+    return np.ascontiguousarray(np.moveaxis(moved, 0 if isinstance(axis, int) else tuple(range(len(axis))), axis))
 
 
 def noise(before: Array, after: Array) -> float:

@@ -40,7 +40,9 @@ class Cluster(Pass):
     """
 
     name: ClassVar[str] = "cluster"
-    realised_by: ClassVar = dict.fromkeys((Format.TORCH, Format.ONNX), "whet.passes.cluster.weights:cluster")
+    realised_by: ClassVar = dict.fromkeys(
+        (Format.TORCH, Format.KERAS, Format.ONNX), "whet.passes.cluster.weights:cluster"
+    )
     establishes: ClassVar = frozenset({TraitKind.CLUSTERED})
     erases: ClassVar = frozenset({TraitKind.PACKED, TraitKind.GRID})
     refuses: ClassVar = {TraitKind.QUANTIZED: "its weights are integers already; cluster before quantizing"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whet.passes.cluster import math
-from whet.passes.cluster.math import Codebook
+from whet.passes.cluster.math import Axes, Codebook
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -22,7 +22,7 @@ class Target:
     Attributes:
         layer, kind: Whose it is.
         array: As it is.
-        axis: Of its output channels.
+        axis: Of its output channels, or the axes that number them together.
         group: Neighbours in a channel that share a codebook; 0 of one codebook for all.
         grid: Whether values lie on the INT8 grid of each channel.
         book: As asked for.
@@ -31,7 +31,7 @@ class Target:
     layer: str
     kind: str
     array: Array
-    axis: int
+    axis: Axes
     group: int
     grid: bool
     book: Codebook
@@ -51,7 +51,7 @@ class Target:
         """Return what it takes as codes and codebooks; on a grid these are integers, with a scale a channel."""
         size = int(self.array.size)
         if self.grid:
-            return math.stored_bytes(size, 1, book.k, 1) + _SCALE_BYTES * int(self.array.shape[self.axis])
+            return math.stored_bytes(size, 1, book.k, 1) + _SCALE_BYTES * math.channels(self.array, self.axis)
         return math.stored_bytes(size, size // self.group if self.group else 1, book.k, self.array.itemsize)
 
     def no_use(self, book: Codebook) -> str | None:

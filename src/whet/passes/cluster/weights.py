@@ -14,7 +14,7 @@ from whet.models.adapter import adapter_for
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext, excluded
 from whet.passes.cluster import math, sized
-from whet.passes.cluster.math import Codebook
+from whet.passes.cluster.math import Axes, Codebook
 from whet.passes.cluster.spec import Cluster
 from whet.passes.cluster.target import Target
 from whet.types import Format, Layer, Skipped, Trait, TraitKind
@@ -71,8 +71,12 @@ def _targets(request: Cluster, model: Model, context: PassContext) -> tuple[dict
     return targets, skipped
 
 
-def _places(model: Model) -> tuple[dict[str, int], dict[str, str]]:
-    """Return the axis of output channels by weight, where it is known by the graph, and tables by layer."""
+def _places(model: Model) -> tuple[Mapping[str, Axes], dict[str, str]]:
+    """Return the axes of output channels by weight, where the format tells them, and tables by layer."""
+    if model.format is Format.KERAS:
+        found = resolve("whet.models.keras.axes:axes", "keras")(model.payload)
+        outputs = {name: each.outputs for name, each in found.items()}
+        return outputs, resolve("whet.models.keras.axes:tables", "keras")(model.payload)
     if model.format is Format.ONNX:
         axes = resolve("whet.models.onnx.axes:output_axes", "onnx")(model.payload)
         return axes, resolve("whet.passes.cluster.onnx:tables", "onnx")(model.payload)
@@ -80,7 +84,7 @@ def _places(model: Model) -> tuple[dict[str, int], dict[str, str]]:
     return {}, {layer.name: f"{layer.name}.weight" for layer in layers if layer.kind in _TABLES}
 
 
-def _target(request: Cluster, layer: Layer, array: Array, axis: int | None, book: Codebook) -> Target:
+def _target(request: Cluster, layer: Layer, array: Array, axis: Axes | None, book: Codebook) -> Target:
     """Say how one weight is to be clustered.
 
     Raises:

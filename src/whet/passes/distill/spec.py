@@ -37,7 +37,10 @@ class Distill(Recovery, Pass):
     """
 
     name: ClassVar[str] = "distill"
-    realised_by: ClassVar = {Format.TORCH: "whet.passes.distill.torch:distill"}
+    realised_by: ClassVar = {
+        Format.TORCH: "whet.passes.distill.torch:distill",
+        Format.KERAS: "whet.passes.distill.keras:distill",
+    }
     extra: ClassVar[str] = "train"
     erases: ClassVar = frozenset({TraitKind.PACKED, TraitKind.GRID})
     refuses: ClassVar = {
@@ -60,13 +63,17 @@ class Distill(Recovery, Pass):
         """Explain what cannot be trained, and look for the files that are named, before any work."""
         if source is Format.ONNX:
             raise RecipeError(
-                "distill does not run on an onnx model, it runs on torch: an ONNX graph has no gradients; put it "
-                "before export-onnx"
+                "distill does not run on an onnx model, it runs on torch, keras: an ONNX graph has no gradients; "
+                "put it before export-onnx"
             )
         super().check(source)
-        self.student_source()
-        if self.loss and userfile.split(self.loss) is None:
-            raise RecipeError(f"loss = {self.loss!r} names no function; write file.py:function")
+        self.check_training(self.name, source)
+        student = self.student_source()
+        if student is not None and student.format is not source:
+            raise RecipeError(
+                f"student = {self.student!r} builds a {student.format} model, the original is one of {source}; "
+                f"have the factory build one of {source}"
+            )
 
     def student_source(self) -> Source | None:
         """Return where the student comes from; None without one.
@@ -87,7 +94,7 @@ class Distill(Recovery, Pass):
         return found
 
     def files(self) -> tuple[Path, ...]:
-        """Return the files of the student and of the loss, with those they import."""
-        named = [parts[0] for text in (self.student, self.loss) if (parts := userfile.split(text))]
-        found = [file for path in named for file in userfile.files(path)]
+        """Return the files of the student, of the loss and of the training, with those they import."""
+        parts = userfile.split(self.student)
+        found = [*(userfile.files(parts[0]) if parts else []), *self.own_files()]
         return (*found, Path(self.student_weights)) if self.student_weights else tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
@@ -62,3 +63,8 @@ class DropBlocks(Pass):
                 "cannot be trained to recover; put it before export-onnx"
             )
         super().check(source)
+        self.recovery.check_training(self.name, source)
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the user's files that the recovery names, with those they import."""
+        return tuple(self.recovery.own_files())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
@@ -13,7 +14,10 @@ from whet.train.spec import Recovery
 from whet.types import Format, TraitKind
 
 _RECOVERY = Recovery()
-_TRAINED = {Format.TORCH: "whet.passes.prune.torch_schedule:magnitude_prune"}
+_TRAINED = {
+    Format.TORCH: "whet.passes.prune.torch_schedule:magnitude_prune",
+    Format.KERAS: "whet.passes.prune.keras:magnitude_prune",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class MagnitudePrune(Pass):
     faster**: dense kernels multiply zeros too, and 2:4, which some GPUs skip, is as slow as any other. Without
     recovery 40 % costs a small network many points.
 
-    With a ``schedule`` (torch alone) the model is trained towards the original's outputs as ``recovery`` says,
+    With a ``schedule`` (torch and Keras) the model is trained towards the original's outputs as ``recovery`` says,
     while every ``frequency`` steps from ``begin_step`` to ``end_step`` the least weights of then are chosen anew:
     as many as in the end (``constant``), or from ``initial_sparsity`` on ever more (``polynomial``). After the last
     choice zeros stay. The names are those of TensorFlow Model Optimization.
@@ -36,7 +40,9 @@ class MagnitudePrune(Pass):
     """
 
     name: ClassVar[str] = "magnitude-prune"
-    realised_by: ClassVar = dict.fromkeys((Format.TORCH, Format.ONNX), "whet.passes.prune.weights:magnitude_prune")
+    realised_by: ClassVar = dict.fromkeys(
+        (Format.TORCH, Format.KERAS, Format.ONNX), "whet.passes.prune.weights:magnitude_prune"
+    )
     establishes: ClassVar = frozenset({TraitKind.SPARSE})
     erases: ClassVar = frozenset({TraitKind.CLUSTERED, TraitKind.PACKED})
     refuses: ClassVar = {TraitKind.QUANTIZED: "its weights are integers already; prune before quantizing"}
@@ -109,10 +115,15 @@ class MagnitudePrune(Pass):
             )
         if source is Format.ONNX and self.schedule != "none":
             raise RecipeError(
-                "magnitude-prune with a schedule does not run on an onnx model, it runs on torch: a schedule is "
-                "training; put the step before export-onnx, or leave the schedule out"
+                "magnitude-prune with a schedule does not run on an onnx model, it runs on torch, keras: a "
+                "schedule is training; put the step before export-onnx, or leave the schedule out"
             )
         super().check(source)
+        self.recovery.check_training(self.name, source)
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the user's files that the recovery names, with those they import."""
+        return tuple(self.recovery.own_files())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,3 +198,8 @@ class PruneChannels(Pass):
                 "to recover; put it before export-onnx"
             )
         super().check(source)
+        self.recovery.check_training(self.name, source)
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the user's files that the recovery names, with those they import."""
+        return tuple(self.recovery.own_files())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from whet.errors import PassError, RecipeError
+from whet.errors import PassError
 from whet.models.model import Model
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.base import Outcome, PassContext
-from whet.passes.prune import math
+from whet.passes.prune.schedule import last_step, sparsity_at
 from whet.passes.prune.spec import MagnitudePrune
 from whet.passes.prune.weights import Prunable, prunable
 from whet.train.constraints import Constraints, Sparse
@@ -58,20 +58,10 @@ class _Schedule:
 
     def before(self, step: int, steps: int) -> bool:
         """Choose zeros where the schedule says so; tell whether the last are chosen."""
-        request = self.request
-        begin = request.begin_step
-        end = min(request.end_step if request.end_step >= 0 else max(begin, int(0.75 * steps)), steps - 1)
-        if begin > end:
-            raise RecipeError(
-                f"magnitude-prune: begin_step = {begin} lies beyond the {steps} steps of the training; begin "
-                f"earlier, or train longer"
-            )
-        if step == end or (begin <= step < end and (step - begin) % request.frequency == 0):
-            sparsity = request.wanted
-            if request.schedule == "polynomial":
-                sparsity = math.polynomial(step, begin, end, request.initial_sparsity, request.wanted)
+        sparsity = sparsity_at(self.request, step, steps)
+        if sparsity is not None:
             self.choose(sparsity)
-        self.final = step >= end
+        self.final = step >= last_step(self.request, steps)
         return self.final
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from whet.lazy import resolve
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
 from whet.passes.base import Outcome, PassContext, excluded
@@ -90,7 +91,8 @@ def prunable(request: MagnitudePrune, model: Model, context: PassContext) -> Pru
             if name in arrays:
                 layers[name], kinds[name] = layer.name, layer.kind
     axes = _input_axes(model, kinds) if request.kept else {}
-    for name, length in {name: arrays[name].shape[axes[name]] for name in axes}.items():
+    for name, axis in axes.items():
+        length = 1 if axis is None else arrays[name].shape[axis]
         if request.kept and length % request.kept[1]:
             told = f"{name} has {length} inputs, which are not divided by {request.kept[1]}"
             skipped.append(Skipped(layers.pop(name), told))
@@ -98,14 +100,16 @@ def prunable(request: MagnitudePrune, model: Model, context: PassContext) -> Pru
     shares = None
     if request.scope == "sensitivity" and chosen:
         shares = shares_by_sensitivity(model, chosen, request.sparsity, context)
-    return Prunable(chosen, layers, kinds, axes, tuple(skipped), shares)
+    known = {name: axis for name, axis in axes.items() if axis is not None}
+    return Prunable(chosen, layers, kinds, known, tuple(skipped), shares)
 
 
-def _input_axes(model: Model, kinds: Mapping[str, str]) -> dict[str, int]:
-    """Return the axis along which each weight reads its inputs."""
+def _input_axes(model: Model, kinds: Mapping[str, str]) -> Mapping[str, int | None]:
+    """Return the axis along which each weight reads its inputs; None where a channel reads one input alone."""
+    if model.format is Format.KERAS:
+        places = resolve("whet.models.keras.axes:axes", "keras")(model.payload)
+        return {name: places[name].inputs for name in kinds}
     if model.format is Format.ONNX:
-        from whet.models.onnx.axes import input_axes
-
-        found = input_axes(model.payload)
+        found = resolve("whet.models.onnx.axes:input_axes", "onnx")(model.payload)
         return {name: found[name] for name in kinds}
     return {name: 0 if kind.startswith("ConvTranspose") else 1 for name, kind in kinds.items()}
