@@ -76,6 +76,7 @@ class DataOptions(TypedDict, total=False):
         seed: Of the splits.
         label: The column of a table that holds the labels; several with commas between, or ``none``.
         windows: How a time series is cut into samples: ``whet.Windows(96, 24)``, or ``"96,24"``.
+        skip_unreadable: Leave out pictures that cannot be read, in place of stopping; a note names them.
     """
 
     preprocess: str | Preprocess | None
@@ -83,6 +84,7 @@ class DataOptions(TypedDict, total=False):
     seed: int
     label: str | None
     windows: str | Windows | None
+    skip_unreadable: bool
 
 
 def dataset(data: Any, **options: Unpack[DataOptions]) -> Splits:
@@ -363,6 +365,7 @@ def _data(data: Any, options: DataOptions) -> DataSource:
         data, preprocess=preprocess, task=task, seed=options.get("seed", 0), label=options.get("label"),
         windows=windows,
     )  # fmt: skip
+    source = replace(source, skip_unreadable=bool(options.get("skip_unreadable", source.skip_unreadable)))
     parts = None if source.memory is not None else userfile.split(source.name)
     if parts is not None:
         _existing(parts[0])

@@ -1,5 +1,6 @@
 """Data that does not fit the model, metrics that fail, a hub out of reach: one line, exit code 2, nothing left."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -131,3 +132,29 @@ def test_answers_for_every_token_need_texts_of_one_length(here, place, tokenizer
     done = here("evaluate", model, "--data", texts, "--preprocess", f"{spec}batch")
     refused(done, r"'tokens' is \[5, 3\] and \[3, 3\] a sample in different batches.* padding=max in --preprocess")
     assert here("evaluate", model, "--data", texts, "--preprocess", f"{spec}max").code == 0
+
+
+def test_pictures_that_cannot_be_read_stop_or_are_left_out_and_classes_are_counted(here, tmp_path):
+    from PIL import Image
+
+    nodes = [("GlobalAveragePool", ["pictures"], ["mean"], {}), ("Flatten", ["mean"], ["scores"], {})]
+    inputs, outputs = [("pictures", "FLOAT", ["n", 3, 4, 4])], [("scores", "FLOAT", ["n", 3])]
+    model = kinds["save"](tmp_path / "means.onnx", nodes, inputs, outputs, {})
+    rng, data = np.random.default_rng(0), tmp_path / "data"
+    for name in ("ant", "bee", "cow"):
+        (data / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(data / name / f"{number:02}.png")
+    broken = [data / "bee" / f"{number:02}.png" for number in range(0, 40, 5)]
+    for path in broken:
+        path.write_bytes(b"no picture")
+    words = ("evaluate", model, "--data", data, "--preprocess", "scale=1/255; layout=CHW")
+    refused(here(*words), r"bee/\d\d\.png cannot be read as a picture")
+    done = here(*words, "--skip-unreadable", "--json")
+    assert done.code == 0, done.err
+    assert any("8 pictures that cannot be read were left out" in note for note in json.loads(done.out)[0]["notes"])
+    for path in broken:
+        Image.fromarray(pixels).save(path)
+    (data / "bee").rename(data / "ant" / "bee")
+    refused(here(*words), r"the data has 2 classes \(ant, cow\), the model has 3; .*--task fidelity")

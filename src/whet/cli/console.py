@@ -218,6 +218,8 @@ def standings_tables(standings: Sequence[Standing]) -> None:
     console.print(table)
     _quality_table(console, standings)
     _robustness_tables(console, standings)
+    for note in standings[0].notes if standings else ():
+        console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
 
 
 def _latency_table(console: Console, standings: Sequence[Standing], size: int) -> None:

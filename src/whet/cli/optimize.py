@@ -37,7 +37,8 @@ from whet.cli import options as opt
 def command(model: str, data: str, out: str, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Make MODEL smaller and faster, and prove on the shipped file that it is still good enough.
 
-    MODEL is an .onnx or .pt2 file, hf:owner/name, or file.py:function with --weights.
+    MODEL is a file (.onnx .pt2 .tflite .keras .h5), a SavedModel folder, hf:owner/name, or file.py:function with
+    --weights.
     """
     from whet import api
 

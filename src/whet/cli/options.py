@@ -91,6 +91,9 @@ data_options = _many(
         "--windows", metavar="LENGTH,HORIZON", help="Cut a time series: so many rows go in, so many are foretold."
     ),
     click.option(
+        "--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be read; the report names them."
+    ),
+    click.option(
         "--preprocess",
         metavar="SPEC",
         help="'scale=1/255; mean=imagenet; std=imagenet; layout=CHW', 'tokenizer=tokenizer.json; max_length=64', "

@@ -8,8 +8,9 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -157,12 +158,47 @@ def _read_pictures(path: Path, folders: list[Path]) -> Data:
     parts = {PART_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in PART_NAMES}
     if not parts:
         classes = [folder.name for folder in folders]
-        return Data(test=_pictures(folders, classes), classes=tuple(classes))
+        return Data(test=_pictures(folders, classes), classes=tuple(classes), notes=_empty({"": folders}, classes))
     if "test" not in parts:
         raise DataError(f"{path} has no test folder (it has {', '.join(parts)}); a verdict needs one")
     per_part = {part: _folders(folder) for part, folder in parts.items()}
     classes = sorted({folder.name for members in per_part.values() for folder in members})
-    return _data({part: _pictures(members, classes) for part, members in per_part.items()}, classes)
+    found = _data({part: _pictures(members, classes) for part, members in per_part.items()}, classes)
+    return replace(found, notes=_empty(per_part, classes))
+
+
+def _empty(parts: Mapping[str, list[Path]], classes: list[str]) -> tuple[str, ...]:
+    """Tell which classes have no pictures in which part: nothing is said of the model there."""
+    told = []
+    for part, folders in parts.items():
+        there = {folder.name for folder in folders if _files(folder)}
+        missing = [name for name in classes if name not in there]
+        if missing and there:
+            place = f" in {part}" if part else ""
+            told.append(f"There are no pictures{place} of {', '.join(missing)}.")
+    return tuple(told)
+
+
+def readable(data: Data) -> Data:
+    """Return data without the pictures that cannot be read, and with a note that names them.
+
+    Raises:
+        DataError: The data is no folder of pictures.
+    """
+    parts = {part: getattr(data, part) for part in ("train", "calibrate", "select", "test")}
+    pictures: dict[str, FileSamples] = {
+        part: samples for part, samples in parts.items() if isinstance(samples, FileSamples)
+    }
+    if not pictures:
+        raise DataError("pictures that cannot be read are skipped in a folder of pictures; this data is none")
+    lost = {part: samples.unreadable() for part, samples in pictures.items()}
+    kept: dict[str, Any] = {part: samples.without(lost[part]) for part, samples in pictures.items()}
+    names = [str(samples.paths[at]) for part, samples in pictures.items() for at in lost[part]]
+    if not names:
+        return data
+    some = ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
+    are = "picture that cannot be read was" if len(names) == 1 else "pictures that cannot be read were"
+    return replace(data, **kept, notes=(*data.notes, f"{len(names)} {are} left out: {some}."))
 
 
 def _folders(path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from whet.data.raw import read_raw
-from whet.errors import DataError, MissingDependency
+from whet.errors import DataError, MissingDependency, in_one_line
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -103,20 +103,38 @@ class FileSamples:
         return len(self.paths)
 
     def rows(self, indices: Sequence[int]) -> Rows:
-        """Read the files of these numbers."""
-        pictures = []
+        """Read the files of these numbers; those that cannot be read are named, all of them."""
+        pictures, failures = [], {}
         for index in indices:
             path = self.paths[index]
             try:
                 pictures.append(read_raw(path))
             except ModuleNotFoundError as error:
                 raise MissingDependency.of("Pillow", "report") from error
-            except Exception as error:
-                raise DataError(
-                    f"{path} cannot be read as a picture ({type(error).__name__}: {error}); mend or remove it"
-                ) from error
+            except Exception as error:  # noqa: BLE001 - Pillow raises whatever its readers do
+                failures[path] = error
+        if failures:
+            raise _unreadable(failures) from next(iter(failures.values()))
         same = len({picture.shape for picture in pictures}) == 1
         return {"input": np.stack(pictures) if same else pictures}
+
+    def unreadable(self) -> list[int]:
+        """Read every file, and return the numbers of those that cannot be read."""
+        lost = []
+        for index, path in enumerate(self.paths):
+            try:
+                read_raw(path)
+            except ModuleNotFoundError as error:
+                raise MissingDependency.of("Pillow", "report") from error
+            except Exception:  # noqa: BLE001 - Pillow raises whatever its readers do
+                lost.append(index)
+        return lost
+
+    def without(self, indices: Sequence[int]) -> FileSamples:
+        """Return all samples but those of these numbers."""
+        kept = np.setdiff1d(np.arange(len(self.paths)), np.asarray(indices, int))
+        targets = None if self.targets is None else self.targets[kept]
+        return FileSamples(tuple(self.paths[at] for at in kept), targets)
 
     def labels(self) -> Array | None:
         """Return the class numbers."""
@@ -131,6 +149,17 @@ class FileSamples:
         if self.targets is not None:
             digest.update(np.ascontiguousarray(self.targets).tobytes())
         return digest.hexdigest()[:24]
+
+
+def _unreadable(failures: Mapping[Path, Exception]) -> DataError:
+    """Name pictures that cannot be read, and say of the first what is wrong with it."""
+    (first, error), *others = failures.items()
+    more = f"; nor can {', '.join(str(path) for path, _ in others[:10])}" if others else ""
+    more += f" and {len(others) - 10} others" if len(others) > 10 else ""
+    return DataError(
+        f"{first} cannot be read as a picture ({type(error).__name__}: {in_one_line(error)}){more}; mend or remove "
+        f"{'them' if others else 'it'}"
+    )
 
 
 @dataclass(frozen=True)

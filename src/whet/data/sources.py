@@ -34,6 +34,7 @@ class DataSource:
         label: As given by ``--label``: the column of a table that holds the labels.
         windows: How a time series is cut into samples, if it is one.
         tokens: The model's own tokenizer, for texts where ``preprocess`` names none.
+        skip_unreadable: Leave out pictures that cannot be read, and say which.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DataSource:
     label: str | None = None
     windows: Windows | None = None
     tokens: Tokens | None = None
+    skip_unreadable: bool = False
 
     def open(self) -> Splits:
         """Open the data and split it.
@@ -60,6 +62,8 @@ class DataSource:
             data = _named(self.name, reading)
         if self.label is not None and not isinstance(data.test, TableSamples | hub.HubSamples | WindowSamples):
             raise DataError("label names a column of a table; this data is none, and its labels come with it")
+        if self.skip_unreadable:
+            data = folders.readable(data)
         changes: dict[str, Any] = {} if self.task is None else {"task": self.task}
         if self.preprocess is not None and not (data.preprocess and data.preprocess.columns):
             changes["preprocess"] = self.preprocess  # a reader of columns has taken it into account

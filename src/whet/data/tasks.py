@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -265,6 +265,20 @@ class Custom:
 
     def hits(self, outputs: Array, truth: Array) -> None:
         """Return None: only the function knows."""
+
+
+def check_classes(task: Task, names: Sequence[str]) -> None:
+    """Refuse named classes (folders of pictures, words in a table) that are not as many as the model tells apart.
+
+    Raises:
+        DataError: They are more or fewer: the numbers that they get by their order are not those of the outputs.
+    """
+    if isinstance(task, Classification) and names and len(names) != task.classes:
+        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise DataError(
+            f"the data has {len(names)} classes ({some}), the model has {task.classes}; give as many folders or "
+            f"words as it has outputs, in the order of their names, or judge it without labels: --task fidelity"
+        )
 
 
 def resolve_task(given: Any, outputs: Array, labels: Array | None) -> Task:

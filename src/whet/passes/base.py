@@ -21,6 +21,8 @@ from whet.types import Format, Signature, Skipped, TraitKind
 if TYPE_CHECKING:
     from whet.types import Batch
 
+_EXTRAS = {Format.KERAS: "keras", Format.TFLITE: "litert"}  # of whet, that bring what is needed to change a model
+
 
 @dataclass(frozen=True)
 class PassContext:
@@ -103,7 +105,7 @@ class Pass:
     Attributes:
         name: As it stands in a recipe.
         realised_by: For each format it works on, the function that does it, ``module:function``.
-        extra: The extra of whet that the realisations need; ``extras`` names those of formats that need another.
+        extra: The extra of whet that the realisations need on torch and ONNX models; others have one of their own.
         establishes: Traits that the model has afterwards.
         erases: Traits that the model has lost afterwards.
         refuses: Traits that a model must not have, each with the reason.
@@ -114,7 +116,6 @@ class Pass:
     name: ClassVar[str]
     realised_by: ClassVar[Mapping[Format, str]]
     extra: ClassVar[str] = "all"
-    extras: ClassVar[Mapping[Format, str]] = {}
     establishes: ClassVar[frozenset[TraitKind]] = frozenset()
     erases: ClassVar[frozenset[TraitKind]] = frozenset()
     refuses: ClassVar[Mapping[TraitKind, str]] = {}
@@ -150,7 +151,7 @@ class Pass:
         for kind, reason in self.refuses.items():
             if model.has(kind):
                 raise RecipeError(f"{self.name} does not run on a {kind} model: {reason}")
-        realisation = resolve(self.realised_by[model.format], self.extras.get(model.format, self.extra))
+        realisation = resolve(self.realised_by[model.format], _EXTRAS.get(model.format, self.extra))
         outcome = cast("Outcome", realisation(self, model, context))
         if not outcome.changed and not self.allow_unchanged:
             reasons = "; ".join(f"{item.layer}: {item.reason}" for item in outcome.skipped[:3])

@@ -35,6 +35,7 @@ def command(kind: str, problem: Problem, tried: Sequence[Candidate], within: flo
             "task": task_name(problem.data.task),
             "task contents": _metric(problem.data.task),
             "label": problem.data.label,
+            "skip_unreadable": problem.data.skip_unreadable,
             "windows": plain.builtins(problem.data.windows),
             "budget": plain.builtins(problem.budget),
             "runtime": deployment.runtime,

@@ -15,7 +15,7 @@ from whet import isolate, markup
 from whet.bundle.verify import deployment_of, opened
 from whet.data.data import Part, Splits
 from whet.data.sources import DataSource
-from whet.data.tasks import Task, resolve_task
+from whet.data.tasks import Task, check_classes, resolve_task
 from whet.errors import DataError, ModelError, SignatureError
 from whet.isolate import NO_LIMITS
 from whet.measure import latency, memory, size
@@ -90,6 +90,7 @@ class Standing:
         measurements: Latency, size, memory, scores.
         quality, comparison: On ``test``; the comparison is with the first entrant.
         robustness: On corrupted inputs, where it was asked for.
+        notes: What is to be known of the data: what was carved out of what, and what was left out.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Standing:
     quality: Quality | None = None
     comparison: Comparison | None = None
     robustness: Robustness | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Standings(list[Standing]):
@@ -204,7 +206,8 @@ def _measure(contest: Contest, folder: Path, on_event: OnEvent) -> tuple[list[St
         Standing(name, runs.stored.format, facts[name], runs.signature, tuple(numbers[name]), *judged.get(name, ()))
         for name, runs in zip(names, contestants, strict=True)
     ]
-    return standings, contestants
+    notes = () if splits is None else splits.notes
+    return [replace(standing, notes=notes) for standing in standings], contestants
 
 
 def _race(
@@ -275,6 +278,7 @@ def _judge(
         outputs[name] = one(found, runs.signature.answer)
     reference = next(iter(outputs.values()))
     task: Task = resolve_task(splits.task, reference, splits.labels(Part.TEST))
+    check_classes(task, splits.classes)
     right = reference if task.name == "fidelity" else truth(task, splits, Part.TEST)
     task.check(reference, right)
     spoilt: Mapping[str, Robustness] = {}

@@ -16,7 +16,7 @@ from whet import plain
 from whet.bundle.write import Contents, write
 from whet.data.data import Part, Splits
 from whet.data.preprocess import Postprocess
-from whet.data.tasks import Task, class_numbers, resolve_task
+from whet.data.tasks import Task, check_classes, class_numbers, resolve_task
 from whet.errors import DataError
 from whet.measure import latency, size
 from whet.measure.measurement import Measurement
@@ -64,6 +64,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     output = model.signature.answer
     found = opened.outputs(opened.contestant(entry, problem.original), Part.SELECT, output)[output]
     task = resolve_task(splits.task, found, splits.labels(Part.SELECT))
+    check_classes(task, splits.classes)
     _check(task, found, splits)
     _look_through(splits, model.signature, on_event)
     opened.save_reference(root, Part.SELECT, found)

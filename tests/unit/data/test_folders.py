@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from whet.data import folders
-from whet.data.data import Part, split, with_preprocess
-from whet.data.folders import read_folder, read_idx, read_npz
+from whet.data.data import Data, Part, split, with_preprocess
+from whet.data.folders import read_folder, read_idx, read_npz, readable
 from whet.data.preprocess import Preprocess
 from whet.data.samples import samples_of
 from whet.errors import DataError
@@ -242,6 +242,17 @@ def test_parts_may_lie_above_the_classes_which_are_numbered_together(tmp_path):
     assert data.classes == ("cat", "dog", "eel")
     labels = {part: getattr(data, part).labels().tolist() for part in ("train", "select", "test")}
     assert labels == {"train": [0, 1, 2], "select": [1], "test": [0, 2]}
+    assert data.notes == ("There are no pictures in test of dog.", "There are no pictures in select of cat, eel.")
+
+
+def test_a_class_folder_without_pictures_is_told_and_keeps_its_number(tmp_path):
+    for name in ("cat", "eel"):
+        picture(tmp_path / name / "0.png")
+    (tmp_path / "dog").mkdir()
+    data = read_folder(tmp_path)
+    assert data.classes == ("cat", "dog", "eel")
+    assert data.test.labels().tolist() == [0, 2]
+    assert data.notes == ("There are no pictures of dog.",)
 
 
 def test_parts_without_a_test_folder_are_refused(tmp_path):
@@ -273,6 +284,19 @@ def test_a_picture_that_cannot_be_read_is_named_when_it_is_read(tmp_path):
         data.test.rows(range(3))
 
 
+def test_all_pictures_of_a_batch_that_cannot_be_read_are_named(tmp_path):
+    for number in range(14):
+        picture(tmp_path / "cat" / f"{number:02}.png")
+        if number:
+            (tmp_path / "cat" / f"{number:02}.png").write_bytes(b"no picture" if number % 2 else b"")
+    samples = read_folder(tmp_path).test
+    told = r"cat/01\.png cannot be read .*; nor can .*02\.png, .*03\.png; mend or remove them$"
+    with pytest.raises(DataError, match=told):
+        samples.rows(range(4))
+    with pytest.raises(DataError, match=r"11\.png and 2 others; mend or remove them$"):
+        samples.rows(range(14))
+
+
 @pytest.mark.parametrize(
     ("shapes", "cure"), [([(6, 5, 3), (5, 6, 3)], "resize=...; crop=..."), ([(6, 5, 3), (6, 5)], "color=RGB")]
 )
@@ -297,3 +321,18 @@ def test_every_suffix_is_told_to_a_reader_that_has_it(tmp_path):
     rows = samples.rows(range(len(samples)))["input"]
     assert rows.shape == (len(folders._PICTURES), 6, 5, 3)
     assert np.abs(rows.astype(int) - 128).max() <= 1
+
+
+def test_pictures_that_cannot_be_read_are_left_out_where_asked_for_and_named(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(3):
+            picture(tmp_path / name / f"{number}.png", number)
+    (tmp_path / "dog" / "1.png").write_bytes(b"no picture")
+    data = readable(read_folder(tmp_path))
+    assert data.test.labels().tolist() == [0, 0, 0, 1, 1]
+    assert data.test.rows(range(5))["input"][:, 0, 0, 0].tolist() == [0, 1, 2, 0, 2]
+    assert data.notes == (f"1 picture that cannot be read was left out: {tmp_path / 'dog' / '1.png'}.",)
+    whole = read_folder(tmp_path / "cat")
+    assert readable(whole) is whole
+    with pytest.raises(DataError, match="skipped in a folder of pictures; this data is none"):
+        readable(Data(test=samples_of((np.zeros((4, 2), np.float32), None))))

@@ -16,6 +16,7 @@ from whet.data.tasks import (
     Fidelity,
     Regression,
     Similarity,
+    check_classes,
     class_numbers,
     resolve_task,
 )
@@ -296,3 +297,13 @@ def test_a_drop_is_points_of_a_bounded_metric_and_a_share_of_an_unbounded_one(me
 )
 def test_a_task_has_a_plain_name(given, expected):
     assert tasks.task_name(given) == expected
+
+
+def test_named_classes_are_as_many_as_the_outputs():
+    with pytest.raises(DataError, match=r"has 2 classes \(ant, bee\), the model has 3; .* --task fidelity"):
+        check_classes(Classification(3), ("ant", "bee"))
+    with pytest.raises(DataError, match=r"has 7 classes \(a, b, c, d, e, ...\), the model has 3"):
+        check_classes(Classification(3), tuple("abcdefg"))
+    check_classes(Classification(3), ("ant", "bee", "cow"))
+    check_classes(Classification(3), ())
+    check_classes(Fidelity(3), ("ant", "bee"))

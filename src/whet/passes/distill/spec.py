@@ -42,7 +42,6 @@ class Distill(Recovery, Pass):
         Format.KERAS: "whet.passes.distill.keras:distill",
     }
     extra: ClassVar[str] = "train"
-    extras: ClassVar = {Format.KERAS: "keras"}
     erases: ClassVar = frozenset({TraitKind.PACKED, TraitKind.GRID})
     refuses: ClassVar = {
         TraitKind.QUANTIZED: "its weights are integers, which have no gradient; distill before quantizing",

@@ -63,8 +63,7 @@ class ExportTflite(Pass):
         Format.KERAS: "whet.passes.export.keras:export_tflite",
         Format.TORCH: "whet.passes.export.torch_tflite:export_tflite",
     }
-    extra: ClassVar[str] = "keras"
-    extras: ClassVar = {Format.TORCH: "litert-torch"}
+    extra: ClassVar[str] = "litert-torch"
     refuses: ClassVar = {
         TraitKind.QUANTIZED: "torch's INT8 layers have no TFLite form; export first, then quantize the file"
     }

@@ -43,7 +43,6 @@ class MagnitudePrune(Pass):
     realised_by: ClassVar = dict.fromkeys(
         (Format.TORCH, Format.KERAS, Format.ONNX), "whet.passes.prune.weights:magnitude_prune"
     )
-    extras: ClassVar = {Format.KERAS: "keras"}
     establishes: ClassVar = frozenset({TraitKind.SPARSE})
     erases: ClassVar = frozenset({TraitKind.CLUSTERED, TraitKind.PACKED})
     refuses: ClassVar = {TraitKind.QUANTIZED: "its weights are integers already; prune before quantizing"}

@@ -50,7 +50,6 @@ class Qat(Pass):
         Format.KERAS: "whet.passes.quantize.keras_qat:qat",
     }
     extra: ClassVar[str] = "train"
-    extras: ClassVar = {Format.KERAS: "keras"}
     establishes: ClassVar = frozenset({TraitKind.GRID})
     erases: ClassVar = frozenset({TraitKind.PACKED})
     refuses: ClassVar = {
