@@ -74,7 +74,7 @@ CASES = {
     ),
     "resnet8": Case(
         "cifar10_pixels",
-        ("graph-only", "static-int8", "int4", "pruned-half", "sparse-clustered", "pruned-int4"),
+        ("graph-only", "static-int8", "pruned-half", "int4", "sparse-int4", "pruned-int4"),
         (),
         model="mlperf-tiny/pretrainedResnet.h5",
     ),

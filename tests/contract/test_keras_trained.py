@@ -17,6 +17,7 @@ from whet.passes.cluster.spec import Cluster
 from whet.passes.distill.spec import Distill
 from whet.passes.prune import keras as schedules
 from whet.passes.prune.spec import MagnitudePrune
+from whet.passes.quantize.trained import Qat
 from whet.testing import PassContract
 from whet.train.spec import Recovery
 from whet.types import Format, TraitKind
@@ -97,6 +98,13 @@ class TestDistill(KerasTrained):
 class TestScheduled(KerasTrained):
     def make_pass(self):
         return MagnitudePrune(sparsity=0.75, schedule="polynomial", frequency=3, recovery=QUICK)
+
+
+class TestQat(KerasTrained):
+    covers = ("qat", Format.KERAS)
+
+    def make_pass(self):
+        return Qat(weight_bits=4, edge_bits=4, recovery=replace(QUICK, epochs=1))
 
 
 def weights(model):

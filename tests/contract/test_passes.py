@@ -39,6 +39,7 @@ ELSEWHERE = (
     "test_tflite_clean",
     "test_tflite_pack",
     "test_tflite_passes",
+    "test_torch_tflite",
 )  # suites that say themselves which pass they cover, on which format
 
 

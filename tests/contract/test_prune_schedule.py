@@ -88,7 +88,7 @@ def test_recovery_on_the_way_beats_pruning_at_once(tmp_path):
 
 
 def test_patience_is_not_lost_while_zeros_are_still_chosen(tmp_path):
-    """Of eight epochs the first six lead to the zeros: their losses are not those of the model that was asked for."""
+    """Of eight epochs the first six lead to the zeros: their losses are not those of what was asked for."""
     settings = replace(QUICK, epochs=8, patience=2)
     request = MagnitudePrune(sparsity=0.75, schedule="polynomial", frequency=3, recovery=settings)
     notes = request.apply(graphs.opened("tiny"), context(tmp_path)).notes

@@ -65,9 +65,10 @@ class PassContext:
         Those are real ones where there are data, drawn ones else.
         """
         fixed = signature.batch
-        if self.data is None:
+        there = 0 if self.data is None else min(most, self.data.size(Part.CALIBRATE))
+        if self.data is None or not there:
             return signature.synthetic(fixed or most, self.seed)
-        batch = signature.bind(self.data.batch(Part.CALIBRATE, range(min(most, self.data.size(Part.CALIBRATE)))))
+        batch = signature.bind(self.data.batch(Part.CALIBRATE, range(there)))
         return batch if fixed is None else signature.fill(batch, fixed)
 
 

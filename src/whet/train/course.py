@@ -19,8 +19,8 @@ OnStep = Callable[[int, int], bool | None]
 """Called before every step with its number and how many there are; False while the model is not yet what it is to
 become: such weights are not kept as the best, and no patience is lost over them.
 
-Called once with a step that is not made, the one after the last, where a learning rate has to be found: it is found on
-the model as it will be in the end (that of one not pruned yet would be far too small), whose weights are then put back.
+Called once with a step that is not made, the one after the last, where a learning rate has to be found: it is found
+on the model as it will be in the end (that of one not pruned yet would be far too small), which is put back.
 """
 
 State = dict[str, dict[str, Any]]

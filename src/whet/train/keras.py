@@ -5,6 +5,7 @@ from __future__ import annotations
 from whet.models.model import Model
 from whet.train.course import Course, OnStep
 from whet.train.keras_constraints import Constraints, constraints_of
+from whet.train.keras_fit import fit_by_user
 from whet.train.keras_training import Training
 from whet.train.spec import Recovery, Trained, Trainer
 from whet.types import Format
@@ -33,12 +34,14 @@ def recover(
     Raises:
         DataError: There is nothing to train on, or labels are asked for that are not there.
         PassError: No parameter can be trained, or the outputs do not fit the teacher's.
-        RecipeError: A layer, or the user's own loss, cannot be used.
+        RecipeError: A layer, the user's own loss or own training cannot be used.
     """
     settings.check_training("a recovery", Format.KERAS)
     if settings.minutes == 0:
         return Trained(stopped="no time", notes={"training": "the time budget is 0 minutes: nothing was trained"})
     if constraints is None:
         constraints = constraints_of(model)
+    if settings.fit:
+        return fit_by_user(model, teacher, settings, context, constraints, on_step)
     training = Training(model, teacher, settings, context, constraints)
     return Course(training, on_step).run()

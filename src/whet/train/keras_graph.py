@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from whet.errors import PassError
 from whet.models.keras import describe
 
 import keras  # after the description, whose package chooses the backend  # isort: skip
@@ -26,9 +27,23 @@ def replayed(model: keras.Model, call: Call = plainly) -> tuple[Any, Any]:
     Args:
         model: Functional or Sequential.
         call: Makes each call.
+
+    Raises:
+        PassError: Layers of models inside it have one name, and cannot stand beside each other.
     """
     graph = describe.functional(model)
-    outputs = _run(graph, list(graph.inputs), "", call)
+    called: dict[str, set[int]] = {}
+
+    def named(name: str, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        called.setdefault(operation.name, set()).add(id(operation))
+        if len(called[operation.name]) > 1:
+            raise PassError(
+                f"two layers of the model, in models inside it, are both called {operation.name}; give each a name "
+                f"of its own"
+            )
+        return call(name, operation, args, kwargs)
+
+    outputs = _run(graph, list(graph.inputs), "", named)
     return graph._inputs_struct, keras.tree.pack_sequence_as(graph._outputs_struct, outputs)
 
 

@@ -46,6 +46,7 @@ class Training:
     ) -> None:
         """Open the data, run the teacher (the original, in Keras too), and lay out the loss."""
         self.settings, self.context, self.constraints = settings, context, constraints
+        self._model = model
         self.network: keras.Model = constraints.network
         self._began, self._earlier = time.monotonic(), 0.0
         self._trainable = list(self.network.trainable_variables)
@@ -193,7 +194,7 @@ class Training:
         told["precision"] = "float32"
         if self.size * self.samples.sides == 1:
             told["one_sample_a_step"] = "dropout and BatchNorm as in inference"
-        layers = describe.layers(self.network).items()
+        layers = describe.layers(self._model.payload).items()
         frozen = [name for name, layer in layers if not layer.trainable_weights]
         if frozen:
             told["frozen"] = frozen

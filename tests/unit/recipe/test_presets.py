@@ -37,6 +37,17 @@ def test_a_keras_model_becomes_tflite_and_goes_through_torch_where_it_is_trained
     preset(name, Format.KERAS).check(Format.KERAS)
 
 
+@pytest.mark.parametrize("name", [*IN_TFLITE, "graph-only", "pruned", *LITE])
+def test_a_torch_model_for_litert_becomes_tflite_without_keras(name):
+    steps = [step.name for step in preset(name, Format.TORCH, "litert").steps]
+    assert steps == [
+        step.name for step in preset(name, Format.KERAS).steps if step.name not in ("to-torch", "to-keras")
+    ]
+    assert preset(name, Format.TORCH, "litert").check(Format.TORCH) is Format.TFLITE
+    with pytest.raises(RecipeError, match="'static-int8-packed' is not for torch models in litert"):
+        preset("static-int8-packed", Format.TORCH, "litert")
+
+
 @pytest.mark.parametrize("name", ["static-int8", "qat-packed"])
 def test_a_keras_model_for_onnx_runtime_becomes_onnx(name):
     found = preset(name, Format.KERAS, "onnxruntime")

@@ -34,10 +34,13 @@ def magnitude_prune(request: MagnitudePrune, model: Model, context: PassContext)
         constraints=schedule.constraints,
         on_step=schedule.before,
     )
-    if trained.stopped != "finished" and not schedule.final:
+    cut_short = {}
+    if not schedule.final:
         schedule.choose(request.wanted)  # what was asked for is there, if less trained
         schedule.constraints.bake()
+        cut_short = {"schedule": "the training ended before its last choice; the rest was zeroed afterwards"}
     notes = {
+        **cut_short,
         **trained.notes, "epochs": trained.epochs, "steps": trained.steps, "seconds": trained.seconds,
         "losses": trained.losses, "loss_after": trained.best_loss,
     }  # fmt: skip
