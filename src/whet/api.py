@@ -149,7 +149,7 @@ def optimize(model: Any, data: Any, out: str | Path, **options: Unpack[Options])
         UserError: The model, the data or the folder cannot be used.
     """
     order = plan("optimize", model, data, out, **options)
-    return _carry_out(order, searching.optimize, options.get("on_event") or progress.usual())
+    return carry_out(order, searching.optimize, options.get("on_event") or progress.usual())
 
 
 def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> Outcome:
@@ -161,7 +161,7 @@ def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> O
     if not options.get("recipes"):
         raise UserError(f"name the recipes to compare: a .toml file, or one of {', '.join(presets.ALL)}")
     order = plan("run", model, data, out, **options)
-    return _carry_out(order, searching.run, options.get("on_event") or progress.usual())
+    return carry_out(order, searching.run, options.get("on_event") or progress.usual())
 
 
 def verify(bundle: str | Path, model: Any = None) -> Checks:
@@ -287,7 +287,7 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     return Order(problem, tried, command(kind, problem, tried, within), within)
 
 
-def _carry_out(order: Order, search: Callable[[Order, OnEvent], Outcome], on_event: OnEvent) -> Outcome:
+def carry_out(order: Order, search: Callable[[Order, OnEvent], Outcome], on_event: OnEvent) -> Outcome:
     """Search and report. A mistake found before any work leaves the folder as it was, free for the next command."""
     folder = order.problem.folder
     new = not folder.exists()

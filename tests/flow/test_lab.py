@@ -14,6 +14,7 @@ from whet.lab.classifier import main as train
 from whet.lab.look import look
 from whet.lab.recipes import recipes
 from whet.measure import latency
+from whet.measure.measurement import speedups
 from whet.models.keras.archive import read
 from whet.models.source import source_of
 from whet.progress import silent
@@ -173,6 +174,7 @@ def test_the_flow_in_one_process(place, tmp_path, at_once, few, capsys):
     printed = capsys.readouterr().out
     text = looked_at(results, ["fp32", "int8-full", "pruned-0.5-fp32"])
     assert "failed greedy-int8-full: " in printed
+    raced(load(results)[1])
     assert "Measured on 90 of 180 test pictures (fraction 0.5)" in text
     assert "90 of 180 test pictures were taken (fraction 0.5, seed 0), the same share of each class." in text
     assert "| greedy-int8-full | failed: " in text
@@ -180,6 +182,15 @@ def test_the_flow_in_one_process(place, tmp_path, at_once, few, capsys):
     assert not (results / "greedy-int8-full.tflite").exists()
     every_number_is_in_a_table(text)
     resumed_and_refused(place, results, half, text, capsys)
+
+
+def raced(outcome):
+    """The conversion alone is raced against the Keras model, which takes long to open; the others against it."""
+    for result in outcome.results:
+        if result.failure is None:
+            numbers = result.measurements
+            assert bool(speedups(numbers, "original")) is (result.name == "float")
+            assert speedups(numbers, "float")
 
 
 def resumed_and_refused(place, results, options, text, capsys):

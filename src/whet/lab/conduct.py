@@ -24,6 +24,7 @@ from whet.models.source import Source, source_of
 from whet.progress import Event, OnEvent
 from whet.report import lab as pages
 from whet.report.lab_results import FILE, RUN, Laboratory, called, load
+from whet.search import optimize as searching
 from whet.search.optimize import Order
 from whet.search.outcome import Outcome
 from whet.search.run_folder import held
@@ -117,7 +118,8 @@ def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEven
     data = replace(data, preprocess=pictures(wanted.preprocess, seen, splits))
     training = _training(wanted, seen, splits)
     order = api.plan("run", source, data, results / RUN, **_options(wanted, training))
-    outcome = api.run(source, data, results / RUN, **_options(wanted, training), on_event=on_event)
+    order = replace(order, problem=replace(order.problem, races_original=False))
+    outcome = api.carry_out(order, searching.run, on_event)
     pairs = _pairs(order, outcome, results, on_event)
     _copy(outcome, order, results)
     names = [called(result) for result in outcome.results]

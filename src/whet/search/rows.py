@@ -24,7 +24,8 @@ class Row:
         value: The task's metric; ``drop`` against the original, with ``interval``.
         latency_ms: p50 by batch size.
         speedup, speedup_float: By batch size, against the model as given, and against the same float model in the
-            same runtime. ``overall`` is the geometric mean of the former.
+            same runtime. ``overall`` is the geometric mean of the former, or of the latter where it
+            was raced against that alone.
         size_bytes, deflated_bytes, deflation_percent, memory_bytes, load_ms, sparsity: As measured.
         failure: Instead of numbers.
         chosen: Whether it is what is shipped.
@@ -117,7 +118,7 @@ def _row(result: Result, outcome: Outcome) -> Row:
         latency_ms=_by_size(numbers, "latency_p50_ms", contestant="candidate"),
         speedup=_measured(numbers, "original"),
         speedup_float=_measured(numbers, "float"),
-        overall=speedup_of(result),
+        overall=speedup_of(result) or speedup_of(result, "float"),
         size_bytes=value_of(numbers, "size_bytes"),
         deflated_bytes=value_of(numbers, "deflated_bytes"),
         deflation_percent=value_of(numbers, "deflation_percent"),

@@ -148,7 +148,8 @@ def measure(problem: Problem, original: Original, shipped: Path, scope: Scope, o
     compared = compare(judge.task, reference, outputs, judge.truth, problem.budget.confidence, scope.family)
     assessed = assess(judge.task, outputs, judge.truth)
     effort = latency.CAREFUL if part is Part.TEST else latency.USUAL
-    raced, facts = opened.race(original, artifact, effort)
+    alone = not problem.races_original and shipped != problem.folder / "baseline"
+    raced, facts = opened.race(original, artifact, effort, alone=alone)
     numbers = (
         *_scores(assessed, part),
         *_fidelity(compared, part),

@@ -157,14 +157,19 @@ class Opened:
         return measures
 
     def race(
-        self, original: Original, artifact: Contestant, effort: latency.Effort
+        self, original: Original, artifact: Contestant, effort: latency.Effort, *, alone: bool = False
     ) -> tuple[list[Measurement], Mapping[str, Any]]:
         """Time an artifact, the float model and the original in turns, at each batch size.
 
+        Where there is a float model, ``alone`` leaves the original out.
+
         Returns the measurements, and what each session really used.
         """
-        contestants = {"original": self.contestant(self.entry(original.root), self.problem.original)}
-        if original.float_key not in (None, original.root):
+        exported = original.float_key not in (None, original.root)
+        contestants = {}
+        if not (alone and exported):
+            contestants["original"] = self.contestant(self.entry(original.root), self.problem.original)
+        if exported:
             contestants["float"] = self.contestant(self.entry(str(original.float_key)), self.problem.deployment)
         contestants["candidate"] = artifact
         fixed = {size for runs in contestants.values() if (size := runs.signature.batch) is not None}
@@ -213,9 +218,10 @@ def _numbers(timings: latency.Timings, count: int) -> list[Measurement]:
     numbers: list[Measurement] = []
     for name in timings.calls_ms:
         numbers += latency.measurements(timings, name, count, contestant=name)
-    numbers.append(latency.speedup(timings, "candidate", "original", count))
-    if "float" in timings.calls_ms:
-        numbers.append(latency.speedup(timings, "candidate", "float", count))
+    for against in ("original", "float"):
+        if against in timings.calls_ms:
+            numbers.append(latency.speedup(timings, "candidate", against, count))
+    if "original" in timings.calls_ms and "float" in timings.calls_ms:
         numbers.append(latency.speedup(timings, "float", "original", count, contestant="float"))
     return numbers
 

@@ -33,6 +33,8 @@ class Problem:
         seed: For whatever is drawn.
         folder: The RUN folder.
         robustness: Whether what is chosen is also tried on corrupted inputs.
+        races_original: Whether candidates are raced against the model as given; where that takes long to open, the
+            float model, which is raced against it anyway, can stand for it.
     """
 
     source: Source
@@ -43,6 +45,7 @@ class Problem:
     folder: Path
     seed: int = 0
     robustness: bool = True
+    races_original: bool = True
 
     @property
     def stays(self) -> bool:
