@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,9 +26,6 @@ from whet.errors import ModelError, in_one_line
 from whet.models.keras import archive, describe
 from whet.models.keras.keras2 import as_now
 from whet.models.source import SAVED_MODEL
-
-if TYPE_CHECKING:
-    pass
 
 _METADATA = "keras_metadata.pb"
 _VARIABLES = Path("variables", "variables")  # of the checkpoint; each of its files begins so
