@@ -44,6 +44,7 @@ class Case:
     recipes: tuple[str, ...]
     races: tuple[tuple[str, str], ...]
     weights: str = ""
+    model: str = ""  # a file of the zoo's folder, in place of a factory
     batch_sizes: tuple[int, ...] = (1, 32)
     task: str | None = None
     preprocess: str | None = None
@@ -70,6 +71,12 @@ CASES = {
             ("sparse-clustered", "sparse-clustered-packed"),
         ),
         "resnet20-cifar10/resnet20.safetensors",
+    ),
+    "resnet8": Case(
+        "cifar10_pixels",
+        ("graph-only", "static-int8", "pruned-half", "int4", "sparse-int4", "pruned-int4"),
+        (),
+        model="mlperf-tiny/pretrainedResnet.h5",
     ),
     "fashion_lstm": Case(
         "fashion_rows",
@@ -109,6 +116,10 @@ def cifar10():
     return _apart(models.ASSETS / "images" / "cifar10", whet.Preprocess(**models.IMAGENET))
 
 
+def cifar10_pixels():
+    return _apart(models.ASSETS / "images" / "cifar10", whet.Preprocess(layout="HWC"))
+
+
 def _apart(folder, preprocess):
     """Return data whose candidates are ranked on training samples that no training sees."""
     parts = whet.dataset(folder).parts
@@ -142,7 +153,8 @@ def tell(result):
     agrees = "" if agreement is None else f"agrees on {agreement:.4f}; "
     print(
         f"   {result.name}: {value_of(numbers, 'size_bytes'):,.0f} bytes, {value_of(numbers, 'size_ratio'):.2f}x "
-        f"smaller, {value_of(numbers, 'deflated_ratio'):.2f}x deflated; {agrees}{answers}",
+        f"smaller, {value_of(numbers, 'deflated_bytes'):,.0f} deflated, "
+        f"{value_of(numbers, 'deflated_ratio'):.2f}x; {agrees}{answers}",
         flush=True,
     )
     for step in result.steps:
@@ -161,20 +173,22 @@ def race(folder, first, second, sizes):
     for size in sizes:
         racing.race(files[0].parent, files[1].parent, f"{second} against {first}", size)
     if second == f"{first}-packed":
-        twins(*files)
+        twins(*files, sizes)
 
 
-def twins(unpacked, packed):
+def twins(unpacked, packed, sizes):
     """Print whether outputs are equal, and how fast the packed file is in OpenVINO."""
-    batch = dict(adapter_for(Format.ONNX).open(source_of(str(packed)), None).signature.synthetic(4))
-    outputs = [packing.session(path).run(None, batch) for path in (unpacked, packed)]
-    equal = all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
-    off, ratio = packing.in_openvino({"unpacked": unpacked, "packed": packed}, batch)
-    print(
-        f"   {packed.parent.name}: outputs in ONNX Runtime {'equal' if equal else 'DIFFER'} to unpacked; in "
-        f"OpenVINO they differ by {off:.1e} of the greatest, {ratio:.2f}x as fast",
-        flush=True,
-    )
+    signature = adapter_for(Format.ONNX).open(source_of(str(packed)), None).signature
+    for size in sizes:
+        batch = dict(signature.synthetic(size))
+        outputs = [packing.session(path).run(None, batch) for path in (unpacked, packed)]
+        equal = all(np.array_equal(one, other) for one, other in zip(*outputs, strict=True))
+        off, ratio = packing.in_openvino({"unpacked": unpacked, "packed": packed}, batch)
+        print(
+            f"   batch {size}: {packed.parent.name}: outputs in ONNX Runtime {'equal' if equal else 'DIFFER'} to "
+            f"unpacked; in OpenVINO they differ by {off:.1e} of the greatest, {ratio:.2f}x as fast",
+            flush=True,
+        )
 
 
 def show(name, out):
@@ -183,7 +197,7 @@ def show(name, out):
     own = f"{Path(__file__).resolve()}:{case.data}"
     with Show() as watch:
         outcome = api.run(
-            f"{zoo}/zoo.py:{name}",
+            zoo / case.model if case.model else f"{zoo}/zoo.py:{name}",
             models.ASSETS / case.data if "/" in case.data else own,
             out / name,
             weights=zoo / case.weights if case.weights else None,

@@ -55,7 +55,7 @@ def load(
     """Open a model.
 
     Args:
-        model: ``file.py:factory``, an ``.onnx`` or ``.tflite`` file, or a ``torch.nn.Module``.
+        model: ``file.py:factory``, a model file, the folder of a SavedModel, or a ``torch.nn.Module``.
         weights: A file of weights, for a factory.
         input: What goes in, as ``ids=int64[1,200]:0..30000``; several as a list. Lets the signature be found.
         trust_pickle: Allow weights to be unpickled.
@@ -239,15 +239,9 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
 
 def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     """Name something to measure: a bundle's folder, or a model."""
-    if isinstance(model, str | Path) and Path(model).is_dir():
-        path = Path(model)
-        if (path / "manifest.json").exists():
-            return Entrant(path.resolve().name, bundle=path.resolve())
-        if not (path / "config.json").exists():
-            raise UserError(
-                f"{path} is a folder without a manifest.json (a bundle's) or a config.json (of transformers); "
-                f"give one of these, a model file or file.py:function"
-            )
+    if isinstance(model, str | Path) and (Path(model) / "manifest.json").exists():
+        path = Path(model).resolve()
+        return Entrant(path.name, bundle=path)
     source = _source(model, weights, options.get("input", ()), trust_pickle=options.get("trust_pickle", False))
     return Entrant(source.name, source)
 

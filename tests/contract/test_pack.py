@@ -1,5 +1,8 @@
 """Packed files: the same outputs in ONNX Runtime and in OpenVINO, folded as they are opened, and smaller."""
 
+import re
+from collections import Counter
+
 import graphs
 import numpy as np
 import onnx
@@ -13,6 +16,7 @@ from whet.errors import NothingChanged, PassError, RecipeError
 from whet.models.adapter import adapter_for
 from whet.passes.base import PassContext
 from whet.passes.graph.spec import CleanGraph, OptimizeGraph
+from whet.passes.pack import math
 from whet.passes.pack.spec import Pack
 from whet.passes.quantize.spec import DynamicInt8, StaticInt8
 from whet.testing import PassContract
@@ -95,20 +99,107 @@ def test_every_form_computes_the_same_and_is_folded_away(values, zeros, channels
     )
 
 
-@pytest.mark.parametrize(("values", "zeros", "channels"), FORMS)
-def test_every_form_computes_the_same_in_openvino(values, zeros, channels, tmp_path):
+def in_openvino(proto, batch, path, hint="f32"):
+    """Outputs, and how many layers of which kind and precision OpenVINO is left with beside constants."""
     openvino = pytest.importorskip("openvino")
+    onnx.save(proto, path)
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    told = [layer.get_rt_info() for layer in compiled.get_runtime_model().get_ops()]
+    layers = Counter((info["layerType"].value, info["runtimePrecision"].value) for info in told)
+    kept = {key: count for key, count in layers.items() if key[0] != "Const"}
+    return list(compiled(dict(batch)).values()), kept
+
+
+def assert_same_in_openvino(packed, unpacked, batch, folder, hint="f32"):
+    """Hold two graphs to the same layers and outputs; return the layers."""
+    have, layers = in_openvino(packed, batch, folder / "packed.onnx", hint)
+    wanted, wanted_layers = in_openvino(unpacked, batch, folder / "unpacked.onnx", hint)
+    assert layers == wanted_layers
+    for one, other in zip(have, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+    return layers
+
+
+@pytest.mark.parametrize(("values", "zeros", "channels"), FORMS)
+@pytest.mark.parametrize("hint", ["f32", "f16"])
+def test_every_form_is_folded_away_in_openvino(values, zeros, channels, hint, tmp_path):
+    """In float16 too, where a count of the ones in floats would be off from 2,048 on."""
     model = graphs.model(clustered(wide_net(), values, zeros, channels))
     packed = Pack(least_bytes=64).apply(model, PassContext(tmp_path)).model
-    batch = model.signature.synthetic(3)
-    results = []
-    for each in (model, packed):
-        onnx.save(each.payload, tmp_path / "model.onnx")
-        compiled = openvino.Core().compile_model(
-            tmp_path / "model.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-        )
-        results.append(compiled(dict(batch))[0])
-    np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-6)
+    assert_same_in_openvino(packed.payload, model.payload, model.signature.synthetic(3), tmp_path, hint)
+
+
+INTEGERS = [
+    ("4-bit codes, one codebook", 16, 0.0, False), ("mask and 4-bit codes, one codebook", 16, 0.8, False),
+    ("mask and 5-bit codes, one codebook", 20, 0.8, False), ("2-bit codes, a codebook a channel", 4, 0.0, True),
+    ("mask and 2-bit codes, a codebook a channel", 4, 0.8, True), ("mask and [0-9,]+ values", 127, 0.9, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "values", "zeros", "channels"), INTEGERS)
+def test_quantized_layers_stay_in_integers_in_openvino(form, values, zeros, channels, tmp_path):
+    context = calibrated(tmp_path)
+    model = StaticInt8().apply(graphs.model(wide_net()), context).model
+    rng = np.random.default_rng(0)
+    for tensor in model.payload.graph.initializer:
+        if tensor.name in integers(model.payload):
+            books = np.stack([rng.permutation(np.arange(1, 128))[:values] for _ in range(tensor.dims[0])])
+            rows = [rng.choice(books[at if channels else 0], tensor.dims[1:]) for at in range(tensor.dims[0])]
+            new = np.stack(rows) * (rng.random(tensor.dims) >= zeros)
+            tensor.CopyFrom(numpy_helper.from_array(new.astype(np.int8), tensor.name))
+    outcome = Pack(least_bytes=64).apply(model, context)
+    assert re.fullmatch(form, outcome.notes["forms"]["conv2.weight_quantized"])
+    layers = assert_same_in_openvino(
+        outcome.model.payload, model.payload, {"x": graphs.floats(4, 8, 8, 8)}, tmp_path
+    )
+    assert layers["Convolution", "u8"] == 2
+    assert layers["FullyConnected", "u8"] == 1
+
+
+def awkward():
+    """Tensors whose masks end within a byte, hold a single one, or all but one, of every kind that is packed."""
+    rng = np.random.default_rng(0)
+    first, last, full = np.zeros(1001), np.zeros((7, 11, 13)), np.arange(1.0, 100.0)
+    first[0], last[-1, -1, -1], full[50] = 3, 5, 0
+    found = {"first": first, "last": last, "full": full, "tiny": np.array([0, 0, 7])}
+    books = rng.permuted(np.tile(np.arange(1, 100), (31, 1)), axis=1)[:, :3]
+    rows = np.stack([rng.choice(book, 13) * (rng.random(13) < 0.6) for book in books])
+    found |= {"rows": rows, "columns": rows.T, "deep": rng.choice([0, 1, 2, 99], (3, 5, 7, 9))}
+    kinds = (np.float32, np.float16, np.int8, np.uint8)
+    return {f"{name}_{kind.__name__}": array.astype(kind) for name, array in found.items() for kind in kinds}
+
+
+@pytest.mark.parametrize("which", range(7))
+def test_awkward_tensors_come_out_of_any_form(which, monkeypatch, tmp_path):
+    """Every form a tensor has, the smallest or not, in both runtimes and the oldest opset; an empty one stays."""
+    monkeypatch.setattr(math, "smallest", lambda array: (math._forms(array) * 7)[which])
+    arrays = awkward()
+    nodes = [graphs.node("Cast", name, f"{name}_cast", to=1) for name in arrays]
+    nodes += [graphs.node("Add", f"x {name}_cast", f"{name}_y") for name in arrays]
+    outputs = {f"{name}_y": ("float32", array.shape) for name, array in arrays.items()}
+    constants = arrays | {"empty": np.zeros((0, 3), np.int8)}
+    proto = graphs.proto(nodes, {"x": ("float32", [1])}, outputs, constants, opset=13, ir=8)
+    outcome = Pack(least_bytes=1).apply(graphs.model(proto), PassContext(tmp_path))
+    assert len(outcome.changed) == len(arrays)
+    batch = {"x": np.ones(1, np.float32)}
+    session = onnxruntime.InferenceSession(outcome.model.payload.SerializeToString())
+    for array, have in zip(arrays.values(), session.run(None, batch), strict=True):
+        np.testing.assert_array_equal(have, array.astype(np.float32) + 1)
+    assert_same_in_openvino(outcome.model.payload, proto, batch, tmp_path)
+
+
+@pytest.mark.slow
+def test_more_ones_than_float32_counts(tmp_path):
+    rng = np.random.default_rng(0)
+    weight = rng.integers(1, 256, (4400, 4400), np.uint8) * (rng.random((4400, 4400), np.float32) < 0.87)
+    assert np.count_nonzero(weight) > 1 << 24
+    proto = graphs.proto(
+        [graphs.node("Cast", "w", "a", to=1), graphs.node("MatMul", "x a", "y")],
+        {"x": ("float32", ["N", 4400])}, {"y": ("float32", ["N", 4400])}, {"w": weight},
+    )  # fmt: skip
+    outcome = Pack().apply(graphs.model(proto), PassContext(tmp_path))
+    assert "mask and" in outcome.notes["forms"]["w"]
+    assert_same_in_openvino(outcome.model.payload, proto, {"x": graphs.floats(2, 4400)}, tmp_path)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])

@@ -36,7 +36,10 @@ ELSEWHERE = (
     "test_drop_blocks",
     "test_keras_passes",
     "test_keras_trained",
+    "test_tflite_clean",
+    "test_tflite_pack",
     "test_tflite_passes",
+    "test_torch_tflite",
 )  # suites that say themselves which pass they cover, on which format
 
 

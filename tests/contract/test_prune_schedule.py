@@ -17,6 +17,7 @@ from whet.passes.export.spec import ExportOnnx
 from whet.passes.prune import torch_schedule
 from whet.passes.prune.spec import MagnitudePrune
 from whet.testing import PassContract
+from whet.train import course, training
 from whet.train.spec import Recovery
 from whet.types import Format, TraitKind
 
@@ -84,6 +85,32 @@ def test_recovery_on_the_way_beats_pruning_at_once(tmp_path):
     trained = scheduled.apply(graphs.opened("tiny"), context(tmp_path)).model
     errors = [float(((graphs.forward(one, batch)["output"] - whole) ** 2).mean()) for one in (trained, at_once)]
     assert errors[0] < 0.7 * errors[1]
+
+
+def test_patience_is_not_lost_while_zeros_are_still_chosen(tmp_path):
+    """Of eight epochs the first six lead to the zeros: their losses are not those of what was asked for."""
+    settings = replace(QUICK, epochs=8, patience=2)
+    request = MagnitudePrune(sparsity=0.75, schedule="polynomial", frequency=3, recovery=settings)
+    notes = request.apply(graphs.opened("tiny"), context(tmp_path)).notes
+    assert notes["epochs"] > 6
+    assert notes["loss_after"] == min(notes["losses"][6:])
+
+
+def test_the_learning_rate_is_found_on_the_pruned_model(monkeypatch, tmp_path):
+    """On the model as given, which answers as the original does, the least rate would always be the best."""
+    seen = []
+    monkeypatch.setattr(course, "find_rate", lambda training, steps: seen.append(training.snapshot()) or 1e-3)
+    settings = replace(QUICK, epochs=1, learning_rate=None)
+    request = MagnitudePrune(sparsity=0.75, schedule="polynomial", begin_step=2, frequency=1, recovery=settings)
+    whole, started = graphs.opened("tiny").payload.module, []
+    step = training.Training.step
+    monkeypatch.setattr(
+        training.Training, "step", lambda self, *given: started.append(self.snapshot()) or step(self, *given)
+    )
+    request.apply(graphs.opened("tiny"), context(tmp_path))
+    for name in WEIGHTS:
+        assert float((seen[0]["model"][name] == 0).float().mean()) == pytest.approx(0.75, abs=0.02), name
+        assert torch.equal(started[0]["model"][name], whole.get_parameter(name)), name  # and back again
 
 
 def test_a_schedule_without_time_prunes_as_asked(tmp_path):

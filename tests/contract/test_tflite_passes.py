@@ -12,11 +12,13 @@ from whet.errors import PassError, RecipeError
 from whet.models.keras.adapter import KerasAdapter
 from whet.models.onnx.adapter import OnnxAdapter
 from whet.models.source import source_of
+from whet.models.tflite import constants
 from whet.models.tflite.adapter import TfliteAdapter
 from whet.models.tflite.flatbuffer import parse
 from whet.models.torch.adapter import TorchAdapter
 from whet.passes.base import PassContext
 from whet.passes.export.spec import ExportOnnx, ExportTflite, ToKeras, ToTorch
+from whet.passes.quantize import tflite, tflite_grid
 from whet.passes.quantize.spec import DynamicInt8, Half, Int4Weights, StaticInt8
 from whet.testing import PassContract
 from whet.types import Format, Range
@@ -305,6 +307,79 @@ def test_ranges_are_those_of_the_samples_not_of_one(product, tmp_path):
     assert ends["minmax"].low == pytest.approx(-40, rel=0.01)
     assert ends["minmax"].high == pytest.approx(40, rel=0.01)
     assert ends["percentile"].high < 5
+
+
+# --- weights on a grid ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The net as qat leaves it: weights on a symmetric 4-bit grid a channel, the greatest level 3 to 7; in TFLite.
+
+    The BatchNorm that the converter folds has learned something.
+    """
+    folder, rng, model = tmp_path_factory.mktemp("trained"), np.random.default_rng(7), net()
+    for layer in model.layers:
+        if isinstance(layer, L.BatchNormalization):
+            layer.set_weights([rng.uniform(0.3, 2, array.shape) for array in layer.get_weights()])
+        elif layer.get_weights():
+            kernel, bias = layer.get_weights()
+            channels = bias.size  # the last axis, of a depthwise kernel too: its multiplier is 1
+            levels = rng.integers(3, 8, channels)
+            whole = np.rint(rng.uniform(-1, 1, (kernel.size // channels, channels)) * levels)
+            whole[0] = levels
+            grid = (whole * rng.uniform(0.01, 0.1, channels)).reshape(kernel.shape)
+            layer.set_weights([grid.astype(np.float32), rng.standard_normal(bias.shape)])
+    model.save(folder / "net.keras")
+    source = KerasAdapter().open(source_of(folder / "net.keras"), None)
+    x = rng.standard_normal((64, 8, 8, 2)).astype(np.float32)
+    return ExportTflite().apply(source, PassContext(folder)).model, as_data(x)
+
+
+KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+def held(model):
+    """Return the weights and biases of each layer as the numbers that they stand for, in order."""
+    (graph,) = parse(model.payload)
+    stored = {one.outputs[0]: one.inputs[0] for one in graph.operators if one.kind == "DEQUANTIZE"}
+    layers = [one for one in graph.operators if one.kind in KINDS]
+    return [[constants.numbers(graph.tensors[stored.get(at, at)]) for at in one.inputs[1:3]] for one in layers]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        StaticInt8(samples=32, weight_bits=4), StaticInt8(samples=32), DynamicInt8(), DynamicInt8(weight_bits=4),
+        Int4Weights(), StaticInt8(samples=32, activations="int16"),
+    ],
+)  # fmt: skip
+def test_weights_that_were_trained_on_a_grid_stay_on_it(trained, tmp_path, request_):
+    model, data = trained
+    outcome = request_.apply(model, PassContext(tmp_path, data=data))
+    assert outcome.notes["grids_kept"] == (3 if isinstance(request_, Int4Weights) else 4)
+    for (wanted, bias), (found, found_bias) in zip(held(model), held(outcome.model), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=1e-7)
+        if isinstance(request_, StaticInt8):
+            np.testing.assert_allclose(found_bias, bias, atol=0.01)
+
+
+def test_a_file_of_trained_integers_computes_what_the_float_file_does(trained, tmp_path):
+    model, data = trained
+    batch = model.signature.bind(data.batch(Part.CALIBRATE, range(30)))
+    wanted = TfliteAdapter().forward(model, batch)["output"]
+    for request, most in ((Int4Weights(), 1e-5), (StaticInt8(weight_bits=4, calibration="minmax"), 0.03)):
+        found = request.apply(model, PassContext(tmp_path, data=data)).model
+        off = np.abs(TfliteAdapter().forward(found, batch)["output"] - wanted).max() / np.abs(wanted).max()
+        assert off < most
+
+
+def test_weights_that_are_on_no_grid_keep_what_the_quantizer_made_of_them(made):
+    def configure(quantizer):
+        quantizer.add_dynamic_config(".*", tflite._EVERY, 8)
+
+    content = tflite._run(made[Format.TFLITE], configure, [], {})
+    assert tflite_grid.keep(made[Format.TFLITE].payload, content) == (content, {})
 
 
 # --- what cannot be done ---------------------------------------------------------------------------------------

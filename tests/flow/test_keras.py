@@ -100,3 +100,45 @@ def test_it_is_measured_as_it_is(here, place):
     (standing,) = json.loads(done.out)
     assert standing["facts"]["runtime"] == "keras"
     assert 0.85 < standing["quality"]["scores"]["accuracy"] < 0.97
+
+
+_MFCC = "scale=0.5847029; mean=48.5303407"  # the integers of the data as the numbers they stand for
+
+
+@pytest.fixture(scope="module")
+def words(assets, tmp_path_factory):
+    """Spoken words as .npz, all of them to test on."""
+    path = tmp_path_factory.mktemp("words") / "kws.npz"
+    with np.load(assets / "audio/kws/first500.npz") as data:
+        few = {"x_train": data["x"][:40], "y_train": data["y"][:40], "x_select": data["x"], "y_select": data["y"]}
+        np.savez(path, x_test=data["x"], y_test=data["y"], **few)
+    return path
+
+
+@pytest.mark.assets
+def test_a_published_saved_model_is_as_good_as_published_and_so_is_the_tflite_file_beside_it(assets, words):
+    names = [assets / "models/mlperf-tiny" / name for name in ("kws_ref_model", "kws_ref_model.tflite")]
+    standings = whet.compare(*names, data=words, preprocess=_MFCC, batch_sizes=(1,))
+    assert [standing.facts["runtime"] for standing in standings] == ["keras", "litert"]
+    for standing in standings:
+        assert standing.quality.samples == 500
+        assert 0.89 <= standing.quality.scores["accuracy"] <= 0.92
+        assert any(item.conditions.get("batch_size") == 1 for item in standing.measurements)
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_a_saved_model_is_profiled_and_becomes_int8(whet, assets, words, tmp_path):
+    folder = assets / "models/mlperf-tiny/kws_ref_model"
+    data = ("--data", words, "--preprocess", _MFCC, "--json")
+    profiled = whet("profile", folder, *data)
+    assert profiled.code == 0, profiled.err
+    assert (
+        sum(layer["parameters"] for layer in profiled.json["layers"]) == 24_908 - 9 * 2 * 64
+    )  # statistics are not
+    words_ = ("run", "static-int8", "--model", folder, *data, "--out", tmp_path / "run", *LOOSE)
+    done = whet(*words_)
+    assert done.code == 0, done.err
+    assert manifest.read(tmp_path / "run/candidates/static-int8").file == "model.tflite"
+    again = whet(*words_)
+    assert again.json["results"] == done.json["results"]

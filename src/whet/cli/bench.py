@@ -21,13 +21,6 @@ from whet.cli import options as opt
 @opt.json_flag
 def command(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> int:
     """Time MODELS in turns, with size, load time and memory; a model is a file, file.py:function or a bundle."""
-    from whet import api, plain
-    from whet.cli import console
+    from whet.cli.evaluate import measure
 
-    with console.Show() as show:
-        found = api.bench(*models, data=data, on_event=show, **options)
-    if as_json:
-        click.echo(plain.dumps(found), nl=False)
-    else:
-        console.standings_tables(found)
-    return 0
+    return measure("bench", models, data, as_json=as_json, **options)

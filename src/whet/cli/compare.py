@@ -21,13 +21,6 @@ from whet.cli import options as opt
 @opt.json_flag
 def command(models: tuple[str, ...], data: str | None, as_json: bool, **options: Any) -> int:
     """Compare MODELS with the first: quality sample by sample, speed in turns, size and memory."""
-    from whet import api, plain
-    from whet.cli import console
+    from whet.cli.evaluate import measure
 
-    with console.Show() as show:
-        found = api.compare(*models, data=data, on_event=show, **options)
-    if as_json:
-        click.echo(plain.dumps(found), nl=False)
-    else:
-        console.standings_tables(found)
-    return 0
+    return measure("compare", models, data, as_json=as_json, **options)

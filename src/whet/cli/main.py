@@ -12,6 +12,7 @@ VERBS = {
     "profile": "Where parameters, bytes, MACs and time go.",
     "optimize": "Search, prove, report, bundle.",
     "run": "Fixed recipes, compared side by side.",
+    "lab": "An image classifier, compressed in every way and compared.",
     "bench": "Speed, size and memory of any models, in turns.",
     "evaluate": "What any models are worth on data.",
     "compare": "Any models against the first: quality, speed, size.",

@@ -13,7 +13,7 @@ from typing import Any
 from whet import userfile
 from whet.errors import ModelError, in_one_line
 from whet.models.identity import identity
-from whet.storage import sha256
+from whet.storage import files_below, sha256
 from whet.types import Format, TensorSpec
 
 
@@ -34,6 +34,7 @@ _SUFFIXES = {
     ".keras": Format.KERAS,
     ".h5": Format.KERAS,
 }
+SAVED_MODEL = "saved_model.pb"  # in the folder of a SavedModel
 _LATER = {".xml", ".engine"}
 _KERAS = {"keras", "tensorflow", "tf_keras"}
 _WEIGHTS = {".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors"}
@@ -46,7 +47,8 @@ class Source:
     Attributes:
         origin: How the structure is had.
         format: What it is.
-        path: The file of the factory or of the model, the folder of one of the hub; empty in memory.
+        path: The file of the factory or of the model, the folder of a SavedModel or of one of the hub; empty in
+            memory.
         factory: The function's name; the model's name on the hub; the class's name in memory.
         weights: A file of weights, or empty.
         trust_pickle: Whether the user allowed weights to be unpickled.
@@ -94,7 +96,8 @@ class Source:
         weights = Path(self.weights) if self.weights else None
         if self.origin is Origin.FACTORY:
             return [*userfile.files(Path(self.path)), weights]
-        return [Path(self.path) if self.path else None, weights]
+        path = Path(self.path) if self.path else None
+        return [*(files_below(path) if path is not None and path.is_dir() else [path]), weights]
 
 
 def source_of(
@@ -104,7 +107,9 @@ def source_of(
     *,
     trust_pickle: bool = False,
 ) -> Source:
-    """Name a model: ``file.py:factory``, a model file, a folder with ``config.json``, ``hf:owner/name``, an object.
+    """Name a model: ``file.py:factory``, a model file, a folder, ``hf:owner/name``, an object.
+
+    A folder has a ``saved_model.pb`` (a SavedModel of Keras) or a ``config.json`` (a model of transformers).
 
     Nothing is opened yet; a model of the hub that is not on this machine is fetched.
 
@@ -161,6 +166,8 @@ def _hub_name(model: str | Path) -> str:
 
 
 def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...], trust_pickle: bool) -> Source:
+    if path.is_dir() or path.name == SAVED_MODEL:
+        return _folder(path, weights, inputs, trust_pickle)
     suffix = path.suffix.lower()
     if suffix in _WEIGHTS:
         raise ModelError(
@@ -170,7 +177,9 @@ def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...], trus
     if suffix == ".py":
         raise ModelError(f"{path} is a Python file; name the function in it that builds the model: {path}:build")
     if suffix not in _SUFFIXES:
-        known = "an .onnx, .pt2, .tflite, .keras or .h5 file, file.py:function, or hf:owner/name"
+        known = (
+            "an .onnx, .pt2, .tflite, .keras or .h5 file, a SavedModel folder, file.py:function, or hf:owner/name"
+        )
         hint = f"{suffix} files are not read by this version" if suffix in _LATER else f"{path} is none of these"
         raise ModelError(f"a model is {known}; {hint}")
     if weights is not None:
@@ -178,6 +187,21 @@ def _file(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...], trus
     trusted = trust_pickle and _SUFFIXES[suffix] is Format.KERAS  # Lambda layers; in others there is no code
     file = str(_existing(path, "model"))
     return Source(Origin.FILE, _SUFFIXES[suffix], file, trust_pickle=trusted, inputs=tuple(inputs))
+
+
+def _folder(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...], trust_pickle: bool) -> Source:
+    """Name a SavedModel, by its folder or by the file of its graph."""
+    folder = path.parent if path.name == SAVED_MODEL and not path.is_dir() else path
+    if not (folder / SAVED_MODEL).exists() and path == folder:
+        raise ModelError(
+            f"{path} is a folder without a manifest.json (a bundle's, to be measured or verified), a config.json "
+            f"(of transformers) or a {SAVED_MODEL} (a SavedModel's); give one of these, a model file or "
+            f"file.py:function"
+        )
+    _existing(folder / SAVED_MODEL, "model")
+    if weights is not None:
+        raise ModelError(f"--weights goes with file.py:function; {folder} holds its own weights")
+    return Source(Origin.FILE, Format.KERAS, str(folder.resolve()), trust_pickle=trust_pickle, inputs=tuple(inputs))
 
 
 def _existing(path: Path, what: str) -> Path:

@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 from msgspec import Meta
 
-from whet.data.data import Splits
+from whet.data.data import Part, Splits
 from whet.errors import NothingChanged, RecipeError
 from whet.lazy import resolve
 from whet.machine import Machine, this_machine
 from whet.models.model import Model
 from whet.progress import OnEvent, silent
-from whet.types import Format, Skipped, TraitKind
+from whet.types import Format, Signature, Skipped, TraitKind
+
+if TYPE_CHECKING:
+    from whet.types import Batch
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,18 @@ class PassContext:
         if found.format is not Format.KERAS:
             return found
         return cast("Model", resolve("whet.models.keras.translate:to_torch", "keras")(found, self.folder))
+
+    def sample(self, signature: Signature, most: int) -> Batch:
+        """Return up to so many samples bound to a model (as many as it takes, where that is fixed), to compare by.
+
+        Those are real ones where there are data, drawn ones else.
+        """
+        fixed = signature.batch
+        there = 0 if self.data is None else min(most, self.data.size(Part.CALIBRATE))
+        if self.data is None or not there:
+            return signature.synthetic(fixed or most, self.seed)
+        batch = signature.bind(self.data.batch(Part.CALIBRATE, range(there)))
+        return batch if fixed is None else signature.fill(batch, fixed)
 
 
 @dataclass(frozen=True)

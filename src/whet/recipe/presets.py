@@ -183,24 +183,26 @@ def preset(name: str, source: Format, runtime: str = "") -> Recipe:
 
 
 def export(source: Format, runtime: str = "") -> Mapping[str, Any]:
-    """Return the step that leads from a source to what is shipped: TFLite from Keras, unless ONNX is asked for."""
-    return {"pass": "export-tflite" if _lite(source, runtime) else "export-onnx"}
+    """Return the step that leads from a source to what is shipped: TFLite from Keras, or for LiteRT; else ONNX."""
+    return {"pass": "export-tflite" if becomes_tflite(source, runtime) else "export-onnx"}
 
 
-def _lite(source: Format, runtime: str) -> bool:
+def becomes_tflite(source: Format, runtime: str) -> bool:
     """Tell whether what is shipped is a TFLite file."""
-    return source is Format.KERAS and runtime in ("", "litert")
+    return runtime == "litert" or (source is Format.KERAS and not runtime)
 
 
 def _known(source: Format, runtime: str) -> dict[str, tuple[str, Steps]]:
     """Return all presets for a source, each with its description."""
     if source is Format.TFLITE:
-        return {name: (told, after) for name, (told, before, after) in _TFLITE.items() if after and not before}
+        found = {name: (told, after) for name, (told, before, after) in _TFLITE.items() if after and not before}
+        return {name: (told, [*after, *_CLEAN]) for name, (told, after) in found.items()}
     step = export(source, runtime)
     first: Steps = [{"pass": "to-torch"}] if source is Format.KERAS else []
-    if _lite(source, runtime):
+    back: Steps = [{"pass": "to-keras"}] if source is Format.KERAS else []
+    if becomes_tflite(source, runtime):
         return {
-            name: (told, [*first, *before, {"pass": "to-keras"}, step, *after] if before else [step, *after])
+            name: (told, [*([*first, *before, *back] if before else []), step, *after, *_CLEAN])
             for name, (told, before, after) in _TFLITE.items()
         }
     leads: Steps = [] if source is Format.ONNX else [step]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from whet.errors import RecipeError
 from whet.passes import registry
-from whet.recipe.presets import IN_TFLITE, IN_TORCH, preset
+from whet.recipe.presets import IN_TFLITE, IN_TORCH, becomes_tflite, preset
 from whet.recipe.recipe import Recipe
 from whet.runtimes.base import formats_of, runtime_for
 from whet.trials.problem import Candidate, Problem
@@ -35,7 +35,7 @@ def candidates(problem: Problem) -> list[Candidate]:
     tried: tuple[str, ...]
     if source is Format.TFLITE:
         tried = IN_TFLITE
-    elif source is Format.KERAS and runtime in ("", "litert"):
+    elif becomes_tflite(source, runtime):
         tried = ("graph-only", *IN_TFLITE)
     else:
         tried = _TRIED if not runtime or Format.ONNX in formats_of(runtime) else IN_TORCH

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[int, int], bool | None]
 """Called before every step with its number and how many there are; False while the model is not yet what it is to
-become: such weights are not kept as the best."""
+become: such weights are not kept as the best, and no patience is lost over them.
+
+Called once with a step that is not made, the one after the last, where a learning rate has to be found: it is found
+on the model as it will be in the end (that of one not pruned yet would be far too small), which is put back.
+"""
 
 State = dict[str, dict[str, Any]]
 """Tensors of a framework, by group and name: ``{"model": {"conv.kernel": ...}}``."""
@@ -137,9 +141,19 @@ class Course:
             self.training.resume(self.progress, groups)
             return ""
         self.training.reseed()
-        self.progress.rate = self.settings.learning_rate or find_rate(self.training, self.steps)
+        self.progress.rate = self.settings.learning_rate or self._found_rate()
         self.training.reseed()
         return ""
+
+    def _found_rate(self) -> float:
+        """Return the learning rate that serves the model as it is to become."""
+        if self.on_step is None:
+            return find_rate(self.training, self.steps)
+        self.on_step(self.steps, self.steps)
+        self.training.hold()
+        rate = find_rate(self.training, self.steps)
+        self.training.restore(self.start)
+        return rate
 
     def _learn(self) -> str:
         """Make all steps; return why it ended."""
@@ -171,7 +185,7 @@ class Course:
             progress.first = loss if math.isfinite(loss) else None
         else:
             progress.losses.append(loss)
-            progress.waited += 1
+            progress.waited += self.final
         if self.final and math.isfinite(loss) and (progress.best is None or loss < progress.best):
             progress.best, progress.best_step, progress.waited = loss, progress.step, 0
             self.best = self.training.snapshot()

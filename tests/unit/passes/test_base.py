@@ -6,12 +6,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
+import whet
 from whet.errors import MissingDependency, NothingChanged, RecipeError
 from whet.models.model import Model
 from whet.passes.base import Outcome, Pass, PassContext, excluded
-from whet.types import Format, Skipped, Trait, TraitKind
+from whet.types import Format, Signature, Skipped, TensorSpec, Trait, TraitKind
 
 CONTEXT = PassContext(Path())
 MODEL = Model(Format.ONNX, payload="weights")
@@ -88,3 +90,17 @@ def test_a_framework_that_is_not_installed_is_named_with_what_to_install():
 )
 def test_layers_are_excluded_by_pattern_or_by_type(patterns, types, reason):
     assert excluded("layer1.conv", "Conv", patterns, types) == reason
+
+
+@pytest.mark.parametrize(("fixed", "rows"), [(None, 3), (2, 2), (5, 5)])
+def test_what_models_are_compared_by_is_real_where_there_are_data(fixed, rows):
+    signature = Signature((TensorSpec("x", "float32", (fixed, 2)),), (TensorSpec("y", "float32", (fixed, 1)),))
+    x = np.arange(40, dtype=np.float32).reshape(20, 2)
+    context = PassContext(Path(), data=whet.dataset(((x, np.arange(20) % 2), (x, np.arange(20) % 2))))
+    found = context.sample(signature, 3)["x"]
+    assert len(found) == rows
+    assert all(row.tolist() in x.tolist() for row in found)
+    assert len({tuple(row) for row in found.tolist()}) == min(3, rows)
+    drawn = CONTEXT.sample(signature, 3)["x"]
+    assert len(drawn) == rows
+    np.testing.assert_array_equal(drawn, CONTEXT.sample(signature, 3)["x"])

@@ -31,9 +31,21 @@ def test_every_preset_says_what_it_is_and_no_two_do_the_same():
 def test_a_keras_model_becomes_tflite_and_goes_through_torch_where_it_is_trained(name):
     steps = [step.name for step in preset(name, Format.KERAS).steps]
     assert steps.count("export-tflite") == 1
+    assert steps[-1] == "clean-graph"
     assert ("to-torch" in steps) == ("to-keras" in steps) == (name in ("pruned", "pruned-static-int8", "qat-int4"))
     assert preset(name, Format.KERAS, "litert") == preset(name, Format.KERAS)
     preset(name, Format.KERAS).check(Format.KERAS)
+
+
+@pytest.mark.parametrize("name", [*IN_TFLITE, "graph-only", "pruned", *LITE])
+def test_a_torch_model_for_litert_becomes_tflite_without_keras(name):
+    steps = [step.name for step in preset(name, Format.TORCH, "litert").steps]
+    assert steps == [
+        step.name for step in preset(name, Format.KERAS).steps if step.name not in ("to-torch", "to-keras")
+    ]
+    assert preset(name, Format.TORCH, "litert").check(Format.TORCH) is Format.TFLITE
+    with pytest.raises(RecipeError, match="'static-int8-packed' is not for torch models in litert"):
+        preset("static-int8-packed", Format.TORCH, "litert")
 
 
 @pytest.mark.parametrize("name", ["static-int8", "qat-packed"])

@@ -15,7 +15,7 @@ import numpy as np
 
 from whet import userfile
 from whet.errors import ModelError, SignatureError, in_one_line
-from whet.models.keras import archive, counting, describe
+from whet.models.keras import archive, counting, describe, saved, served
 from whet.models.model import Model
 from whet.models.signature import refine
 from whet.models.source import Origin, Source
@@ -34,7 +34,7 @@ class KerasAdapter:
     format = Format.KERAS
 
     def open(self, source: Source, sample: Batch | None) -> Model:
-        """Read a file, or call a user's factory; free axes take the lengths of a sample or of ``source.inputs``."""
+        """Read a file or folder, or call a factory; free axes are as long as in a sample or ``source.inputs``."""
         model = _built(source)
         declared = refine(_signature_inputs(model), source.inputs)
         batch = declared.bind(sample) if sample is not None else declared.synthetic(2)
@@ -46,6 +46,8 @@ class KerasAdapter:
                 f"the model cannot be run on {', '.join(map(str, declared.inputs))}: {type(error).__name__}: "
                 f"{in_one_line(error)}; give data of the shape and type it takes, or say so with --input"
             ) from error
+        if source.origin is Origin.FILE and Path(source.path).is_dir():
+            served.agree(Path(source.path), model, batch, list(outputs.values()))
         found = tuple(
             TensorSpec(name, str(array.dtype), (None, *_free(tensor.shape[1:], array.shape[1:])))
             for (name, array), tensor in zip(outputs.items(), keras.tree.flatten(model.outputs), strict=True)
@@ -126,7 +128,9 @@ def _built(source: Source) -> keras.Model:
     elif source.origin is Origin.MEMORY:
         model, name = archive.from_bytes(source.memory), source.factory
     else:
-        model, name = archive.read(Path(source.path), trust=source.trust_pickle), Path(source.path).name
+        path = Path(source.path)
+        read = saved.read if path.is_dir() else archive.read
+        model, name = read(path, trust=source.trust_pickle), path.name
     if not isinstance(model, keras.Model):
         raise ModelError(f"{name} returned a {type(model).__name__}, not a keras.Model; return the model itself")
     if source.weights:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import keras
 import numpy as np
 
 from whet.errors import ModelError, in_one_line
+from whet.models.keras.keras2 import as_now
 
-_RENAMED = {"batch_input_shape": "batch_shape"}  # of Keras 2, in the settings of an input layer
-_GONE = {"groups"}  # of a DepthwiseConv2D, which Keras 2 wrote and no Keras reads
 _STRUCTURE, _WEIGHTS = "config.json", "model.weights.h5"  # in a .keras file
 _MOST_BYTES, _MOST_TIMES = 2**28, 100  # what a .keras file may unpack to: so much, or so many times its size
 _CODE = {"Lambda", "__lambda__"}  # classes that hold marshalled Python
 _OURS = {"keras", "builtins"}  # modules of Keras itself
+_SUFFIXES = (".keras", ".h5")
 
 
 def read(path: Path, *, trust: bool = False) -> keras.Model:
@@ -37,18 +38,44 @@ def read(path: Path, *, trust: bool = False) -> keras.Model:
         ModelError: It is truncated, of another kind, brings code, or needs classes that are not there.
     """
     structure = _zip_structure(path) if path.suffix == ".keras" else _h5_structure(path)
-    _refuse_code(path, structure, trust)
-    _name_unknown(path, structure)
-    try:
-        model = _opened(path, structure, trust)
-    except Exception as error:  # Keras raises whatever its layers do
-        raise ModelError(
-            f"Keras {keras.__version__} cannot open {path.name}: {type(error).__name__}: {in_one_line(error)}; "
-            f"copy it again, or save it with this Keras"
-        ) from error
+    _refuse_code(path.name, structure, trust)
+    _name_unknown(path.name, structure)
+    with _explained(path.name):
+        model = _loaded(path, structure, trust)
     if not isinstance(model, keras.Model):
         raise ModelError(f"{path.name} holds a {type(model).__name__}, not a model; save the whole model")
     return model
+
+
+def built(structure: Mapping[str, Any], name: str, *, trust: bool) -> keras.Model:
+    """Return a model of a structure, its weights not filled in.
+
+    Args:
+        structure: Of a functional or sequential model, in the words of Keras 3.
+        name: What the user calls it.
+        trust: Run code that it brings.
+
+    Raises:
+        ModelError: It brings code, or needs classes that are not there.
+    """
+    _refuse_code(name, structure, trust)
+    _name_unknown(name, structure)
+    kind = "Sequential" if structure["class_name"] == "Sequential" else "Model"
+    whole = {**structure, "module": "keras", "class_name": kind, "registered_name": kind}
+    with _explained(name):
+        return keras.saving.deserialize_keras_object(whole, safe_mode=not trust)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Say what Keras cannot open; it raises whatever its layers do."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(
+            f"Keras {keras.__version__} cannot open {name}: {type(error).__name__}: {in_one_line(error)}; "
+            f"copy it again, or save it with this Keras"
+        ) from error
 
 
 def to_bytes(model: keras.Model) -> bytes:
@@ -125,25 +152,25 @@ def _h5_structure(path: Path) -> Any:
     return json.loads(found)
 
 
-def _parts(structure: Any) -> Iterator[Mapping[str, Any]]:
+def parts(structure: Any) -> Iterator[Mapping[str, Any]]:
     """Yield every serialized object of a structure that names its class."""
     if isinstance(structure, Mapping):
         if isinstance(structure.get("class_name"), str):
             yield structure
         for value in structure.values():
-            yield from _parts(value)
+            yield from parts(value)
     elif isinstance(structure, list):
         for value in structure:
-            yield from _parts(value)
+            yield from parts(value)
 
 
-def _refuse_code(path: Path, structure: Any, trust: bool) -> None:
+def _refuse_code(name: str, structure: Any, trust: bool) -> None:
     """Refuse layers of marshalled code, unless the user allowed it."""
-    found = [part for part in _parts(structure) if part["class_name"] in _CODE]
+    found = [part for part in parts(structure) if part["class_name"] in _CODE]
     if found and not trust:
         names = [_called(part) for part in found if part["class_name"] == "Lambda"] or ["a function"]
         raise ModelError(
-            f"{path.name} brings Python code of its own (Lambda: {', '.join(names[:5])}), which is not run out of "
+            f"{name} brings Python code of its own (Lambda: {', '.join(names[:5])}), which is not run out of "
             f"a file; replace it by layers, or allow it with --trust-pickle"
         )
 
@@ -153,14 +180,14 @@ def _called(part: Mapping[str, Any]) -> str:
     return str(config.get("name", "unnamed")) if isinstance(config, Mapping) else "unnamed"
 
 
-def _name_unknown(path: Path, structure: Any) -> None:
+def _name_unknown(name: str, structure: Any) -> None:
     """Name classes and functions of the user's own that are not registered."""
-    unknown = list(dict.fromkeys(name for part in _parts(structure) if (name := _unknown(part))))
+    unknown = list(dict.fromkeys(found for part in parts(structure) if (found := _unknown(part))))
     if unknown:
         raise ModelError(
-            f"{path.name} uses classes or functions of its own: {', '.join(unknown)}; give a file.py:function that "
+            f"{name} uses classes or functions of its own: {', '.join(unknown)}; give a file.py:function that "
             f"defines and registers them (@keras.saving.register_keras_serializable()) and returns "
-            f"keras.saving.load_model({path.name!r})"
+            f"keras.saving.load_model({name if name.endswith(_SUFFIXES) else f'{name}.h5'!r})"
         )
 
 
@@ -187,9 +214,9 @@ def _is_layer(part: Mapping[str, Any]) -> bool:
     return isinstance(config, Mapping) and ("inbound_nodes" in part or "trainable" in config)
 
 
-def _opened(path: Path, structure: Any, trust: bool) -> keras.Model:
+def _loaded(path: Path, structure: Any, trust: bool) -> keras.Model:
     """Open a file; in one of Keras 2, settings that were renamed since are renamed in a copy first."""
-    renamed = _as_now(structure)
+    renamed = as_now(structure)
     if renamed == structure:
         return keras.saving.load_model(path, compile=False, safe_mode=not trust)
     with tempfile.TemporaryDirectory() as folder:
@@ -208,22 +235,3 @@ def _copy_zip(path: Path, copy: Path, structure: str) -> None:
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
         for item in old.infolist():
             new.writestr(item, structure if item.filename == _STRUCTURE else old.read(item))
-
-
-def _as_now(structure: Any) -> Any:
-    """Return a structure of Keras 2 in the words of Keras 3."""
-    if isinstance(structure, list):
-        return [_as_now(item) for item in structure]
-    if not isinstance(structure, Mapping):
-        return structure
-    made = {key: _as_now(value) for key, value in structure.items()}
-    config = made.get("config")
-    if isinstance(made.get("class_name"), str) and isinstance(config, dict):
-        if made["class_name"] == "DepthwiseConv2D":
-            config = {key: value for key, value in config.items() if key not in _GONE}
-        if made["class_name"] == "InputLayer":
-            config = {_RENAMED.get(key, key): value for key, value in config.items()}
-        if made["class_name"] == "BatchNormalization" and isinstance(config.get("axis"), list):
-            config = {**config, "axis": config["axis"][0]}
-        made["config"] = config
-    return made

@@ -86,6 +86,17 @@ def _unpacked(data: Array, width: int, signed: bool) -> Array:
     return np.asarray(np.where(flat >= 2 ** (width - 1), flat - 2**width, flat), np.int8) if signed else flat
 
 
+def packed(array: Array, kind: str) -> Array:
+    """Return the bytes (uint8) in which a file holds integers of a type, several to a byte where it is narrow."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if kind not in _PACKED:
+        return flat.astype(DTYPES[kind]).view(np.uint8)
+    width = _PACKED[kind][0]
+    each = np.zeros((-(-len(flat) * width // 8), 8 // width), np.uint8)
+    each.reshape(-1)[: len(flat)] = flat.astype(np.int8).view(np.uint8) & (2**width - 1)
+    return np.asarray((each << np.arange(0, 8, width, dtype=np.uint8)).sum(axis=1), np.uint8)
+
+
 def _dense(flat: Array, raw: Any, shape: tuple[int, ...]) -> Array:
     """Fill up a sparse constant (the schema's ``SparsityParameters``): levels are walked in order of traversal.
 

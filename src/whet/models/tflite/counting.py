@@ -62,16 +62,22 @@ def names(graph: Graph) -> list[str]:
 
     A converter joins the names of what it fused by semicolons; the first stands for all.
     """
+    return list(naming(graph))
+
+
+def naming(graph: Graph) -> dict[str, int | None]:
+    """Return the name of every operator, and the place of the tensor that gave it, or could; None if none can."""
     through = handed_on(graph)
-    found: dict[str, None] = {}
+    found: dict[str, int | None] = {}
     for operator in graph.operators:
-        yielded = graph.tensors[operator.outputs[0]].name if operator.outputs else operator.kind
-        given = [tensor.name for tensor in kernels(graph, operator, through)[:1]]
-        name = next((one for one in (*given, yielded) if not _NAMELESS.match(one)), operator.kind)
+        given = [tensor.place for tensor in kernels(graph, operator, through)[:1]] + list(operator.outputs[:1])
+        told = [(graph.tensors[place].name, place) for place in given]
+        nameless = (operator.kind, given[0] if given else None)
+        name, place = next((one for one in told if not _NAMELESS.match(one[0])), nameless)
         name = name.partition(";")[0]
         number = next(at for at in range(1, len(found) + 2) if (name if at == 1 else f"{name}_{at}") not in found)
-        found[name if number == 1 else f"{name}_{number}"] = None
-    return list(found)
+        found[name if number == 1 else f"{name}_{number}"] = place
+    return found
 
 
 def kernels(graph: Graph, operator: Operator, through: Mapping[int, int]) -> list[Tensor]:

@@ -51,17 +51,28 @@ class ExportOnnx(Pass):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportTflite(Pass):
-    """Write a Keras model as TFLite in float, by TensorFlow's converter; compared with the source on real inputs.
+    """Write a Keras or torch model as TFLite in float; compared with the source on real inputs.
 
-    BatchNorm is folded into the convolution before it. The number of samples stays free. What quantizes
-    comes after it, on the file.
+    BatchNorm is folded into the convolution before it. What quantizes comes after it, on the file. TensorFlow's
+    converter leaves the number of samples free; litert-torch, which takes torch models, cannot: there it is one,
+    or ``batch``. Inputs of a torch model stay as they are, channels first.
     """
 
     name: ClassVar[str] = "export-tflite"
-    realised_by: ClassVar = {Format.KERAS: "whet.passes.export.keras:export_tflite"}
+    realised_by: ClassVar = {
+        Format.KERAS: "whet.passes.export.keras:export_tflite",
+        Format.TORCH: "whet.passes.export.torch_tflite:export_tflite",
+    }
     extra: ClassVar[str] = "keras"
+    extras: ClassVar = {Format.TORCH: "litert-torch"}
+    refuses: ClassVar = {
+        TraitKind.QUANTIZED: "torch's INT8 layers have no TFLite form; export first, then quantize the file"
+    }
 
-    batch: Annotated[int, Meta(ge=0, description="A fixed number of samples; 0 leaves it free.")] = 0
+    batch: Annotated[
+        int,
+        Meta(ge=0, description="A fixed number of samples; 0 leaves it free, which of a torch model makes it one."),
+    ] = 0
     tolerance: Tolerance = 1e-3
 
     def output_format(self, source: Format) -> Format:

@@ -39,11 +39,19 @@ class CleanGraph(Pass):
     """Drop what no runtime reads: exporter metadata, doc strings, inner shapes, long names, repeated constants.
 
     Computes the very same. Shapes and names of inputs and outputs stay.
+
+    A TFLite file is written anew: zero points, scales and settings that are there many times once, ranges of
+    calibration not at all, names of tensors only where they name a layer of reports. LiteRT refuses fewer zero
+    points than scales, so that a row of zeros stays a row, and is shared. Both files are run, with XNNPACK and with
+    LiteRT's own kernels, and have to give the same bits. Labels that a converter packed into a file
+    (``TFLITE_METADATA``) go, and are told.
     """
 
     name: ClassVar[str] = "clean-graph"
-    realised_by: ClassVar = {Format.ONNX: "whet.passes.graph.onnx:clean_graph"}
-    extra: ClassVar[str] = "onnx"
+    realised_by: ClassVar = {
+        Format.ONNX: "whet.passes.graph.onnx:clean_graph",
+        Format.TFLITE: "whet.passes.graph.tflite:clean_graph",
+    }
 
     allow_unchanged: AllowUnchanged = True
 

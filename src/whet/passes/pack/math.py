@@ -55,7 +55,7 @@ class Sparse:
     @property
     def size_bytes(self) -> int:
         """About what it takes in a file."""
-        return self.values.nbytes + -(-self.mask.size // 8) + _NODE_BYTES * 9
+        return self.values.nbytes + -(-self.mask.size // 8) + _NODE_BYTES * 11
 
 
 @dataclass(frozen=True)

@@ -142,25 +142,31 @@ class _Writer:
             value = numpy_helper.from_array(form.value)
             self.node("ConstantOfShape", [shape], name, value=value)
         elif isinstance(form, math.Sparse):
-            zero = self.constant(np.zeros(1, array.dtype))
-            values = self.node("Concat", [zero, self.constant(form.values)], axis=0)
-            self._shaped(self.node("Gather", [values, self._places(form.mask)]), array.shape, name)
+            self._sparse(name, array.shape, form)
         else:
             self._coded(name, array.shape, form)
+
+    def _sparse(self, name: str, shape: tuple[int, ...], form: math.Sparse) -> None:
+        """Make a tensor of its numbers; integers in int32, since OpenVINO folds no scatter of int8."""
+        values = self.constant(form.values)
+        if form.values.dtype.kind == "f":
+            self._shaped(self._spread(values, form.mask, form.values.dtype), shape, name)
+            return
+        wide = self._spread(self._cast(values, TensorProto.INT32), form.mask, np.dtype(np.int32))
+        kind = helper.np_dtype_to_tensor_dtype(form.values.dtype)
+        self.node("Cast", [self._shaped(wide, shape)], name, to=kind)
 
     def _coded(self, name: str, shape: tuple[int, ...], form: math.Coded) -> None:
         """Make a tensor of codes: looked up by bytes where one lookup does, by codes elsewhere."""
         if form.mask is None and form.axis is None and form.bits in math.PLANES:
             book = self.constant(np.pad(form.book, (0, (1 << form.bits) - len(form.book))))  # any byte has values
-            table = self.node("Gather", [book, self._lookup(0, form.bits)])  # (256, codes a byte)
+            table = self.node("Gather", [book, self._lookup(0, form.bits, 0)])  # (256, codes a byte)
             values = self.node("Gather", [table, self._bytes(math.plane(form.codes, 0, form.bits))])
             self._shaped(self._cut(values, form.codes.size, form.bits), shape, name)
             return
-        codes = self._codes(form.codes, form.bits)
+        codes = self._codes(form.codes, form.bits, first=0 if form.mask is None else 1)
         if form.mask is not None:
-            one, zero = (self.constant(np.array([value], np.int32)) for value in (1, 0))
-            counted = self.node("Concat", [zero, self.node("Add", [codes, one])], axis=0)
-            codes = self.node("Gather", [counted, self._places(form.mask)])
+            codes = self._spread(codes, form.mask, np.dtype(np.int32))
         codes = self._shaped(codes, shape)
         if form.axis is not None:
             rows = np.arange(len(form.book), dtype=np.int32) * form.book.shape[1]
@@ -168,12 +174,12 @@ class _Writer:
             codes = self.node("Add", [codes, self.constant(rows.reshape(where))])
         self.node("Gather", [self.constant(form.book.reshape(-1)), codes], name)
 
-    def _codes(self, codes: Array, bits: int) -> str:
-        """Make codes (n,) int32 of the sum of their planes."""
+    def _codes(self, codes: Array, bits: int, first: int = 0) -> str:
+        """Make codes (n,) int32, counted from ``first``, of the sum of their planes."""
         parts, low = [], 0
         for width in (width for width in math.PLANES if bits & width):
             packed = self._bytes(math.plane(codes, low, width))
-            looked = self.node("Gather", [self._lookup(low, width), packed])
+            looked = self.node("Gather", [self._lookup(low, width, 0 if low else first), packed])
             parts.append(self._cut(looked, codes.size, width))
             low += width
         whole = parts[0]
@@ -181,31 +187,33 @@ class _Writer:
             whole = self.node("Add", [whole, part])
         return whole
 
-    def _places(self, mask: Array) -> str:
-        """Make, of a mask, the numbers (n,) int32 of what is not zero counted from 1, and 0 elsewhere."""
-        bits = self._codes(mask.astype(np.uint8), 1)
-        axis = self.constant(np.array(0, np.int64))
-        return self.node("Mul", [bits, self.node("CumSum", [bits, axis])])
+    def _spread(self, values: str, mask: Array, kind: np.dtype[np.generic]) -> str:
+        """Make a row (n,) of values where a mask has ones, and of zeros elsewhere.
+
+        Ones are found by sorting: counted from the end, the greatest place is the first. A prefix sum would be
+        quicker, but of CumSum OpenVINO folds that of float32 alone, which is off where it computes in float16.
+        """
+        size, ones = (self.constant(np.array([count], np.int64)) for count in (mask.size, np.count_nonzero(mask)))
+        falling = self.node("Range", [self._number(value) for value in (mask.size, 0, -1)])
+        ranks = self.node("Mul", [self._codes(mask.astype(np.uint8), 1), falling])
+        places = self.node("TopK", [ranks, ones], unread=1)
+        zeros = self.node("ConstantOfShape", [size], value=numpy_helper.from_array(np.zeros(1, kind)))
+        return self.node("ScatterElements", [zeros, places, values])
 
     def _bytes(self, packed: Array) -> str:
-        return self.node("Cast", [self.constant(packed)], to=TensorProto.INT32)
+        return self._cast(self.constant(packed), TensorProto.INT32)
 
-    def _lookup(self, low: int, width: int) -> str:
+    def _cast(self, name: str, kind: int) -> str:
+        return self.node("Cast", [name], to=kind)
+
+    def _lookup(self, low: int, width: int, first: int) -> str:
         """Make the table of codes by byte, (256, 8 / width) int32, which all tensors share: digits of the byte."""
-        key = ("lookup", low, width)
-        if key not in self._made:
-            places = 1 << (width * np.arange(8 // width, dtype=np.int32))
-            digits = self.node("Div", [self._every_byte(), self.constant(places)])
-            codes = self.node("Mod", [digits, self._number(1 << width)])
-            self._made[key] = self.node("Mul", [codes, self._number(1 << low)]) if low else codes
-        return self._made[key]
-
-    def _every_byte(self) -> str:
-        """Make (256, 1) int32 of all bytes."""
-        if ("bytes",) not in self._made:
-            row = self.node("Range", [self._number(start) for start in (0, 256, 1)])
-            self._made["bytes",] = self._shaped(row, (256, 1))
-        return self._made["bytes",]
+        every = self._shaped(self.node("Range", [self._number(value) for value in (0, 256, 1)]), (256, 1))
+        places = self.constant(1 << (width * np.arange(8 // width, dtype=np.int32)))
+        codes = self.node("Mod", [self.node("Div", [every, places]), self._number(1 << width)])
+        if low:
+            codes = self.node("Mul", [codes, self._number(1 << low)])
+        return self.node("Add", [codes, self._number(first)]) if first else codes
 
     def _number(self, value: int) -> str:
         return self.constant(np.array(value, np.int32))
@@ -221,11 +229,17 @@ class _Writer:
     def _shaped(self, flat: str, shape: tuple[int, ...], name: str | None = None) -> str:
         return self.node("Reshape", [flat, self.constant(np.array(shape, np.int64))], name)
 
-    def node(self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: object) -> str:
-        """Add a node and return what it makes."""
-        output = output or self._name()
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
+    def node(
+        self, kind: str, inputs: Sequence[str], output: str | None = None, *, unread: int = 0, **attributes: object
+    ) -> str:
+        """Add a node and return its last output, those before it unread; equal nodes stand there once."""
+        node = helper.make_node(kind, list(inputs), [], **attributes)
+        key = ("node", node.SerializeToString())
+        if output is None and key in self._made:
+            return self._made[key]
+        node.output.extend([*(self._name() for _ in range(unread)), output or self._name()])
+        self.nodes.append(node)
+        return self._made.setdefault(key, node.output[-1])
 
     def constant(self, array: Array) -> str:
         """Add a constant and return its name; small ones stand there once."""

@@ -61,11 +61,10 @@ class _Schedule:
 
     def before(self, step: int, steps: int) -> bool:
         """Choose zeros where the schedule says so; tell whether the last are chosen."""
-        end = last_step(self.request, steps)
-        sparsity = sparsity_at(self.request, step, end)
+        sparsity = sparsity_at(self.request, step, steps)
         if sparsity is not None:
             self.choose(sparsity)
-        self.final = step >= end
+        self.final = step >= last_step(self.request, steps)
         return self.final
 
     def choose(self, sparsity: float) -> None:

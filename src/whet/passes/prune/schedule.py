@@ -23,9 +23,14 @@ def last_step(request: MagnitudePrune, steps: int) -> int:
     return end
 
 
-def sparsity_at(request: MagnitudePrune, step: int, end: int) -> float | None:
-    """Return the share of zeros that is chosen before a step; None where none are."""
-    begin = request.begin_step
+def sparsity_at(request: MagnitudePrune, step: int, steps: int) -> float | None:
+    """Return the share of zeros that is chosen before a step; None where none are.
+
+    Before the step after the last, which is not made, it is that of the end: what a learning rate is found for.
+    """
+    begin, end = request.begin_step, last_step(request, steps)
+    if step == steps:
+        return request.wanted
     if step != end and not (begin <= step < end and (step - begin) % request.frequency == 0):
         return None
     if request.schedule == "polynomial":

@@ -24,8 +24,10 @@ from whet.models.tflite.adapter import TfliteAdapter
 from whet.models.tflite.counting import names
 from whet.models.tflite.flatbuffer import Graph, parse
 from whet.models.tflite.interpreter import Running, quiet
+from whet.models.tflite.naming import apart
 from whet.models.tflite.signature import file_signature
 from whet.passes.base import Outcome, PassContext, excluded
+from whet.passes.quantize import tflite_grid
 from whet.passes.quantize.calibration import sample_count
 from whet.passes.quantize.math import Extremes, Histogram
 from whet.passes.quantize.spec import DynamicInt8, Half, Int4Weights, StaticInt8
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 _BATCH = 16
 _EVERY = qtyping.TFLOperationName.ALL_SUPPORTED
-_KEY = "serving_default"
 _IN_4_BITS = (qtyping.TFLOperationName.CONV_2D, qtyping.TFLOperationName.FULLY_CONNECTED)
 _ENDS = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
 _HELD = ("FLOAT32", "FLOAT16", "INT8", "INT4")  # types of weights; those of shapes and axes are others
@@ -108,15 +109,18 @@ def _quantized(
     if getattr(request, "float_edges", False) and layers:
         spared |= {layers[at].name: "left in float by float_edges" for at in (0, -1)}
     content = _run(model, configure, [_yielded(model)[name] for name in spared], ranges)
+    content, kept = tflite_grid.keep(model.payload, content)
     made = model.with_payload(content, signature=_signature(file_signature(content), model.signature))
     changed, skipped, notes = _account(model, made, spared)
+    notes |= {"grids_kept": len(kept)} if kept else {}
     return Outcome(made.with_traits(trait) if changed else model, changed, skipped, notes)
 
 
 def _run(model: Model, configure: Configure, spared: Iterable[str], ranges: Mapping[str, Range]) -> bytes:
     with _silent():
         try:
-            quantizer = Quantizer(bytes(model.payload))
+            content, key = apart(model.payload)
+            quantizer = Quantizer(content)
             configure(quantizer)
             for name in spared:
                 only = (
@@ -126,7 +130,7 @@ def _run(model: Model, configure: Configure, spared: Iterable[str], ranges: Mapp
             known = None
             if quantizer.need_calibration:
                 assert model.signature is not None
-                known = quantizer.calibrate({_KEY: [dict(model.signature.synthetic(1))]}, num_threads=1)
+                known = quantizer.calibrate({key: [dict(model.signature.synthetic(1))]}, num_threads=1)
                 known = {name: _range(seen, ranges.get(name)) for name, seen in known.items()}
             found = quantizer.quantize(known, enable_progress_bar=False, enable_progress_report=False)
         except Exception as error:  # the quantizer raises bare errors of many kinds

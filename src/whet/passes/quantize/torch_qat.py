@@ -44,7 +44,7 @@ def qat(request: Qat, model: Model, context: PassContext) -> Outcome:
             return Outcome(model, (), skipped)
         trained = recover(
             copy, context.teacher(), request.recovery, context, constraints=constraints,
-            on_step=lambda step, steps: _freeze(module, fake, step >= (1 - request.freeze) * steps),
+            on_step=lambda step, steps: _freeze(module, fake, (1 - request.freeze) * steps <= step < steps),
         )  # fmt: skip
     finally:
         ranges = fake.remove()

@@ -1,0 +1,1 @@
+"""LAB: the laboratory on compressing image classifiers, in one command."""
