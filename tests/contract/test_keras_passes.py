@@ -70,6 +70,7 @@ class TestCluster(KerasPass):
         return Cluster(bits=3, granularity="channel")
 
 
+@pytest.mark.slow
 class TestClusterToASize(KerasPass):
     def make_pass(self):
         return Cluster(ratio=5.0, initial="k-means++")

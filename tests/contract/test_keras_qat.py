@@ -140,6 +140,21 @@ def test_what_each_step_made_is_in_the_file(given, tmp_path, names):
     assert np.abs(outputs[0] - outputs[1]).max() < 0.1 * np.abs(outputs[0]).max()
 
 
+@pytest.mark.slow
+def test_bits_that_tflite_has_no_type_of_are_held_in_eight(given, tmp_path):
+    where = context(tmp_path, given)
+    model = Qat(weight_bits=3, edge_bits=6, recovery=QUICK).apply(given, where).model
+    file = StaticInt8(samples=50).apply(ExportTflite().apply(model, where).model, where).model
+    tops = []
+    for (_, stored, integers), mine in zip(integers_of(file), in_keras(model), strict=True):
+        assert stored == "INT8"
+        tops.append(int(np.abs(integers).max()))
+        for row, numbers in zip(integers, mine, strict=True):
+            step = (row * numbers).sum() / (row * row).sum()
+            np.testing.assert_allclose(row * step, numbers, atol=1e-5 * np.abs(numbers).max())
+    assert tops == [31, 127, 3, 31]
+
+
 def test_activations_are_rounded_where_the_file_rounds_them(given, tmp_path):
     """Rounded in Keras it is nearer to the INT8 file than unrounded, and rounded as often."""
     where = context(tmp_path, given)
@@ -227,8 +242,6 @@ def test_a_recurrent_layer_is_left_and_said(tmp_path):
 
 
 def test_what_cannot_be_is_refused_before_any_work(given, tmp_path):
-    with pytest.raises(RecipeError, match="TFLite holds weights in 4 bits or 8"):
-        Qat(weight_bits=6).check(Format.KERAS)
     with pytest.raises(DataError, match="none was given"):
         Qat().apply(given, replace(context(tmp_path, given), data=None))
     for after in ("distill", "cluster"):

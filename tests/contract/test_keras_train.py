@@ -326,7 +326,7 @@ def test_what_cannot_be_learned_is_refused_in_words(teacher, tmp_path):
     frozen.payload.trainable = False
     with pytest.raises(PassError, match="all are frozen"):
         tried(model=frozen)
-    with pytest.raises(DataError, match="pictures of four axes"):
+    with pytest.raises(DataError, match=r"pictures \(N, H, W, C\)"):
         tried(augment=("flip",))
 
 

@@ -95,11 +95,13 @@ class TestDistill(KerasTrained):
         return MagnitudePrune(sparsity=0.7).apply(self.original, PassContext(None)).model
 
 
+@pytest.mark.slow
 class TestScheduled(KerasTrained):
     def make_pass(self):
         return MagnitudePrune(sparsity=0.75, schedule="polynomial", frequency=3, recovery=QUICK)
 
 
+@pytest.mark.slow
 class TestQat(KerasTrained):
     covers = ("qat", Format.KERAS)
 
@@ -142,7 +144,7 @@ def test_zeros_and_shared_values_are_kept_and_the_centroids_move(given, tmp_path
 
 def test_codebooks_of_channels_stay_of_channels(given, tmp_path):
     clustered = Cluster(clusters=2, granularity="channel").apply(given, PassContext(tmp_path)).model
-    trained = Distill(epochs=2, learning_rate=3e-3, batch_size=32).apply(clustered, context(tmp_path, given)).model
+    trained = Distill(epochs=6, learning_rate=1e-2, batch_size=32).apply(clustered, context(tmp_path, given)).model
     for name, array in weights(trained).items():
         assert max(len(np.unique(column)) for column in array.T) <= 2
         assert not np.array_equal(array, weights(clustered)[name])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import RecipeError, did_you_mean
+from whet.passes.registry import pass_class
 from whet.recipe.recipe import Recipe
 from whet.types import Format
 
@@ -111,7 +112,7 @@ _TORCH: Mapping[str, tuple[str, Steps]] = {
     ),
 }
 
-# For TFLite files, and models of Keras that become one: what is done in torch first, and to the file.
+# For TFLite files, and models that become one: what is done to the model first, and to the file.
 _TFLITE: Mapping[str, tuple[str, Steps, Steps]] = {
     "graph-only": ("The float model, converted: what a runtime alone gives.", [], []),
     "half": ("Weights in float16: half the bytes, no CPU time won.", [], [{"pass": "half"}]),
@@ -198,19 +199,25 @@ def _known(source: Format, runtime: str) -> dict[str, tuple[str, Steps]]:
         found = {name: (told, after) for name, (told, before, after) in _TFLITE.items() if after and not before}
         return {name: (told, [*after, *_CLEAN]) for name, (told, after) in found.items()}
     step = export(source, runtime)
-    first: Steps = [{"pass": "to-torch"}] if source is Format.KERAS else []
-    back: Steps = [{"pass": "to-keras"}] if source is Format.KERAS else []
     if becomes_tflite(source, runtime):
         return {
-            name: (told, [*([*first, *before, *back] if before else []), step, *after, *_CLEAN])
+            name: (told, [*_trained(before, source), step, *after, *_CLEAN])
             for name, (told, before, after) in _TFLITE.items()
         }
+    first: Steps = [{"pass": "to-torch"}] if source is Format.KERAS else []
     leads: Steps = [] if source is Format.ONNX else [step]
     found = {
         name: (told, [*(first if before else []), *before, *leads, *_OPTIMIZE, *after, *_CLEAN])
         for name, (told, before, after) in {**_PRESETS, **_TRAINED}.items()
     }
     return found if source is Format.KERAS else {**found, **_TORCH}
+
+
+def _trained(steps: Steps, source: Format) -> Steps:
+    """Return steps that train: a Keras model by way of torch where one of them does not run on it."""
+    if source is not Format.KERAS or all(source in pass_class(step["pass"]).realised_by for step in steps):
+        return steps
+    return [{"pass": "to-torch"}, *steps, {"pass": "to-keras"}]
 
 
 def recipe(given: str | Path | Recipe, source: Format, runtime: str = "") -> Recipe:

@@ -66,7 +66,7 @@ def fit_by_user(
         function(network, [keeper], data)
     except UserError:
         raise
-    except Exception as error:  # from the user's own function
+    except (Exception, SystemExit) as error:  # from the user's own function
         raise RecipeError(
             f"the training {settings.fit} raised {type(error).__name__}: {in_one_line(error, 300)}"
         ) from error

@@ -49,7 +49,7 @@ def replayed(model: keras.Model, call: Call = plainly) -> tuple[Any, Any]:
 
 def _run(graph: Any, inputs: list[Any], prefix: str, call: Call) -> list[Any]:
     place = {id(tensor): given for tensor, given in zip(graph.inputs, inputs, strict=True)}
-    for node in describe._nodes(graph):
+    for node in describe.nodes(graph):
         args, kwargs = node.arguments.fill_in(place)
         name = f"{prefix}{describe.safe(node.operation.name)}"
         if isinstance(node.operation, keras.Model):

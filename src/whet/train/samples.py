@@ -101,7 +101,8 @@ def augmented(batch: Batch, settings: Recovery, seed: int, step: int, channels: 
     for name, array in batch.items():
         if array.ndim != 4:
             raise DataError(
-                f"augment = {list(settings.augment)} is for pictures of four axes, the input {name!r} is "
+                f"augment = {list(settings.augment)} is for pictures "
+                f"({'N, C, H, W' if channels == 1 else 'N, H, W, C'}), the input {name!r} is "
                 f"{list(array.shape)}; leave augment out"
             )
         last = np.moveaxis(array, channels, -1)

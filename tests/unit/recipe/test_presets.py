@@ -32,7 +32,7 @@ def test_a_keras_model_becomes_tflite_and_goes_through_torch_where_it_is_trained
     steps = [step.name for step in preset(name, Format.KERAS).steps]
     assert steps.count("export-tflite") == 1
     assert steps[-1] == "clean-graph"
-    assert ("to-torch" in steps) == ("to-keras" in steps) == (name in ("pruned", "pruned-static-int8", "qat-int4"))
+    assert ("to-torch" in steps) == ("to-keras" in steps) == (name in ("pruned", "pruned-static-int8"))
     assert preset(name, Format.KERAS, "litert") == preset(name, Format.KERAS)
     preset(name, Format.KERAS).check(Format.KERAS)
 

@@ -88,7 +88,7 @@ class _Calls:
     def run(self, graph: Any, inputs: list[int], prefix: str) -> list[int]:
         """Collect the calls of a graph that is given these tensors; return what comes out."""
         place = {id(tensor): number for tensor, number in zip(graph.inputs, inputs, strict=True)}
-        for node in _nodes(graph):
+        for node in nodes(graph):
             given = [place[id(tensor)] for tensor in node.input_tensors]
             results = keras.tree.flatten(node.output_tensors if hasattr(node, "output_tensors") else node.outputs)
             if isinstance(node.operation, keras.Model):
@@ -143,7 +143,7 @@ def functional(model: Any) -> Any:
     return model
 
 
-def _nodes(graph: Any) -> Iterable[Any]:
+def nodes(graph: Any) -> Iterable[Any]:
     """Yield the calls of a graph in order, its inputs excepted."""
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:

@@ -162,10 +162,17 @@ def _unique(names: list[str], graph: int) -> list[str]:
     ]
 
 
+def _data(model: Any, buffer: Any) -> NDArray[np.uint8] | None:
+    """Return the bytes of a buffer; large ones may lie after the flatbuffer, at an offset of the file."""
+    if buffer is None:
+        return None
+    if buffer.Offset() > 1:
+        return np.frombuffer(model._tab.Bytes, np.uint8, buffer.Size(), buffer.Offset())
+    return None if buffer.DataIsNone() or not buffer.DataLength() else buffer.DataAsNumpy()
+
+
 def _tensor(model: Any, graph: Any, place: int, name: str) -> Tensor:
     raw = graph.Tensors(place)
-    buffer = model.Buffers(raw.Buffer())
-    data = None if buffer is None or buffer.DataIsNone() or not buffer.DataLength() else buffer.DataAsNumpy()
     shape, declared = _numbers(raw.ShapeAsNumpy()), _numbers(raw.ShapeSignatureAsNumpy())
     return Tensor(
         name=name,
@@ -174,7 +181,7 @@ def _tensor(model: Any, graph: Any, place: int, name: str) -> Tensor:
         shape=tuple(int(size) if size > 0 else 1 for size in shape),
         free=tuple(axis for axis, size in enumerate(declared if len(declared) else shape) if size < 0),
         quantization=_quantization(raw.Quantization(), model, graph),
-        data=data,
+        data=_data(model, model.Buffers(raw.Buffer())),
         sparsity=raw.Sparsity(),
         variable=bool(raw.IsVariable()),
     )

@@ -50,6 +50,7 @@ class Rounded(keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, percentile: float, still: tf.Variable, **settings: Any) -> None:
         super().__init__(**settings)
         self._cut, self._still, self.watches = (1 - percentile / 100) / 2, still, False
+        self.supports_jit = False  # XLA knows no slice of an unknown stride
 
     def build(self, shape: Any) -> None:
         """Lay out the range, and how many steps were seen."""

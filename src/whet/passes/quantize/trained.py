@@ -33,10 +33,10 @@ class Qat(Pass):
     value go on sharing it (one scale a tensor, where they share it across channels). LSTMs, GRUs, embeddings,
     transposed convolutions and the fused projection of ``nn.MultiheadAttention`` are left as they are, and said.
 
-    In Keras grids are those that LiteRT's quantizer finds in a file: 4 or 8 bits, a scale a channel that ends at
-    its greatest weight; 8 bits where there are no kernels for 4 (depthwise, separable, transposed convolutions).
-    ``export-tflite`` and ``static-int8`` with as many ``weight_bits`` give the file the very integers that were
-    trained; with 4 bits, set ``edge_bits = 4`` too, since the file holds all layers in as many. Shared values stay
+    In Keras a grid is the one that LiteRT's quantizer finds in a file: a scale a channel, which ends at its
+    greatest weight; of 8 bits where LiteRT has no kernels for fewer (depthwise and transposed convolutions).
+    ``export-tflite`` and ``static-int8`` give the file the very integers that were trained; where that one has
+    ``weight_bits = 4``, set ``edge_bits = 4`` here: such a file holds all layers in as many. Shared values stay
     shared within a channel.
 
     Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
@@ -90,11 +90,6 @@ class Qat(Pass):
                 "it before export-onnx"
             )
         super().check(source)
-        if source is Format.KERAS and not {self.weight_bits, self.edge_bits} <= {4, 8}:
-            raise RecipeError(
-                f"qat with weight_bits = {self.weight_bits} and edge_bits = {self.edge_bits} does not run on a "
-                f"keras model: TFLite holds weights in 4 bits or 8; take these, or go to-torch and train for ONNX"
-            )
         self.recovery.check_training(self.name, source)
 
     def files(self) -> tuple[Path, ...]:
