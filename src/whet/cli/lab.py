@@ -106,7 +106,7 @@ def _table(found: Shelf, results: Path) -> None:
     from rich.table import Table
 
     console = Console()
-    console = console if console.is_terminal else Console(width=120)
+    console = console if console.is_terminal else Console(width=140)  # the names of combinations are long
     heads = ("variant", "accuracy", "worse by", "ms", "faster", "KB", "smaller", "deflated KB", "deflation")
     table = Table(title=f"laboratory: {results}", title_justify="left")
     for head in heads:

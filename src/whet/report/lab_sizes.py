@@ -13,6 +13,7 @@ from whet.report.lab_results import BASE, Shelf, Variant
 _MORE = 1.05  # times smaller, from which on a file counts as smaller
 _EXPLAINS = 0.8  # rank correlation, from which on one number is said to follow another
 _MANY_ZEROS = 0.2
+_NOTABLE = 0.05  # of repeats and of entropy, that is worth a word
 _SAME_ZEROS = 0.001
 DEFLATION = (
     "Deflating (RFC 1951, what a zip does) is lossless: a run of bytes that occurred in the last 32 KB is replaced "
@@ -143,12 +144,12 @@ def _why(shelf: Shelf, base: Variant, first: Variant) -> Iterator[str]:
     parts = []
     if (mine.zeros or 0) >= _MANY_ZEROS > (plain.zeros or 0):
         parts.append(f"{mine.zeros:.1%} of its weights are zeros ({plain.zeros or 0:.1%} in `{BASE}`)")
-    if mine.repeated > plain.repeated:
+    if mine.repeated > plain.repeated + _NOTABLE:
         parts.append(
             f"{mine.repeated:.1%} of its four-byte words occurred before in the file ({plain.repeated:.1%} in "
             f"`{BASE}`)"
         )
-    if mine.entropy_bits < plain.entropy_bits:
+    if mine.entropy_bits < (1 - _NOTABLE) * plain.entropy_bits:
         parts.append(f"a byte of it has an entropy of {mine.entropy_bits:.2f} bits ({plain.entropy_bits:.2f})")
     if parts:
         yield f"In `{first.name}` {'; '.join(parts)}: that is what references and short codes save."
@@ -158,20 +159,17 @@ def _why(shelf: Shelf, base: Variant, first: Variant) -> Iterator[str]:
 
 
 def _follows(shelf: Shelf) -> Iterator[str]:
-    """Say whether the entropy of the bytes orders the files as their deflation does."""
-    known = [(item.contents.entropy_bits, item.deflation_percent) for item in shelf.files if item.contents]
+    """Say whether the entropy of bytes, and the share of repeats, order the files as their deflation does."""
+    known = [item for item in shelf.files if item.contents]
     if len(known) < 4:
         return
-    entropies, saved = np.array(known, dtype=np.float64).T
-    rho = correlation(ranks(-entropies), ranks(saved))
-    told = f"rank correlation {rho:.2f} over {len(known)} files"
-    if rho >= _EXPLAINS:
-        yield f"Over all files deflation follows the entropy of their bytes, the lower the more is saved ({told})."
-    else:
-        yield (
-            f"Over all files the entropy of single bytes does not explain deflation ({told}): longer runs that "
-            "repeat count too."
-        )
+    saved = ranks(np.array([item.deflation_percent for item in known]))
+    entropies = np.array([-item.contents.entropy_bits for item in known if item.contents])
+    repeats = np.array([item.contents.repeated for item in known if item.contents])
+    for what, values in (("the entropy of a byte, the lower the more", entropies), ("repeats", repeats)):
+        rho = correlation(ranks(values), saved)
+        verb = "follows" if rho >= _EXPLAINS else "does not follow"
+        yield f"Over all files deflation {verb} {what} (rank correlation {rho:.2f} over {len(known)} files)."
 
 
 def _bytes(item: Variant) -> float:
