@@ -206,13 +206,11 @@ def resumed_and_refused(place, results, options, text, capsys):
 
 
 @pytest.mark.slow
-def test_a_model_without_a_translation_is_trained_in_keras(place, tmp_path, at_once, few):
+def test_a_model_that_torch_has_no_form_of_is_trained_like_any_other(place, tmp_path, at_once, few):
     path, results = classifier(tmp_path / "foreign.keras", place / "data", foreign=True), tmp_path / "results"
     invoke(lab(place, results, "--model-path", str(path)))
     laboratory, outcome = load(results)
     found = shelf(laboratory, outcome)
-    assert laboratory.route == "keras"
-    assert "UnitNormalization have no translation" in laboratory.notes[-1]
     assert [step.format for step in outcome.result("pruned-0.5-fp32").steps] == ["keras", "keras", "tflite"]
     assert found.pairs.contents["pruned-0.5-fp32"].zeros == pytest.approx(0.5, abs=0.02)
 
@@ -238,7 +236,7 @@ def test_a_classifier_is_trained_where_there_is_none(place, tmp_path, options, c
     side = 16 if options else 8
     assert model.input_shape == (None, side, side, 3)
     seen = look(source_of(str(path), None, ()), silent)
-    assert (seen.height, seen.channels, seen.classes, seen.scales, seen.refusal) == (side, 3, 3, True, "")
+    assert (seen.height, seen.channels, seen.classes, seen.scales) == (side, 3, 3, True)
     assert right(model, place / "data", side) == pytest.approx(float(told[2]), abs=1e-4)
 
 

@@ -18,7 +18,7 @@ from whet.data.sources import parse_preprocess
 from whet.errors import DataError, ModelError, RunFolderError, UserError
 from whet.lab.look import Seen, look
 from whet.lab.parts import LabData, in_files, parted
-from whet.lab.recipes import Training, family, recipes, trains_natively
+from whet.lab.recipes import Training, family, recipes
 from whet.measure import statistics
 from whet.models.source import Source, source_of
 from whet.progress import Event, OnEvent
@@ -116,7 +116,7 @@ def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEven
     seen: Seen = isolate.call(look, source, on_event=on_event)
     _match(seen, splits, source)
     data = replace(data, preprocess=pictures(wanted.preprocess, seen, splits))
-    training = _training(wanted, seen, splits)
+    training = _training(wanted, splits)
     order = api.plan("run", source, data, results / RUN, **_options(wanted, training))
     order = replace(order, problem=replace(order.problem, races_original=False))
     outcome = api.carry_out(order, searching.run, on_event)
@@ -135,15 +135,14 @@ def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEven
         input=in_words(data.preprocess or Preprocess(), seen),
         families={name: family(name) for name in names},
         pairs=pairs,
-        route="torch" if training.in_torch else "keras",
         notes=(*_notes(wanted, seen, outcome), *by_chance(pairs)),
     )
 
 
-def _training(wanted: Wanted, seen: Seen, splits: Splits) -> Training:
+def _training(wanted: Wanted, splits: Splits) -> Training:
     count = splits.size(Part.TRAIN)
     epochs = wanted.epochs or float(min(max(round(_PICTURES / max(count, 1)), 1), _MOST_EPOCHS))
-    return Training(count, epochs, wanted.seed, in_torch=not seen.refusal or not trains_natively())
+    return Training(count, epochs, wanted.seed)
 
 
 def _options(wanted: Wanted, training: Training) -> Any:
@@ -216,9 +215,6 @@ def _notes(wanted: Wanted, seen: Seen, outcome: Outcome) -> tuple[str, ...]:
             "The model has no Rescaling layer, and the numbers went in from 0 to 255: if it was trained on others, "
             "give --preprocess 'scale=1/255'."
         )
-    if seen.refusal:
-        how = "Keras itself trained" if trains_natively() else "what trains has failed"
-        notes.append(f"The model cannot be trained by way of torch ({seen.refusal}): {how}.")
     return tuple(notes)
 
 

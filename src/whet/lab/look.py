@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
-from whet.errors import ModelError, PassError, SignatureError
+from whet.errors import ModelError, SignatureError
 from whet.models.adapter import adapter_for
 from whet.models.source import Source
 from whet.progress import Event, OnEvent
@@ -22,7 +20,6 @@ class Seen:
         height, width, channels: Of the picture that goes in, channels last.
         classes: Numbers that come out; one is the probability of the second of two.
         scales: Whether a layer of its own brings 0..255 to what it was trained on.
-        refusal: Why it cannot be trained by way of torch; empty if it can.
     """
 
     height: int
@@ -30,7 +27,6 @@ class Seen:
     channels: int
     classes: int
     scales: bool
-    refusal: str = ""
 
 
 def look(source: Source, on_event: OnEvent) -> Seen:
@@ -58,7 +54,7 @@ def look(source: Source, on_event: OnEvent) -> Seen:
         given = ", ".join(map(str, model.signature.outputs))
         raise ModelError(f"{source.name} gives {given}; a classifier gives one number a class, [?,classes]")
     scales = any(type(layer).__name__ in _SCALING for layer in _layers(model.payload))
-    return Seen(high, wide, int(channels), int(output.shape[1]), scales, _refusal(model))
+    return Seen(high, wide, int(channels), int(output.shape[1]), scales)
 
 
 def _layers(model: object) -> list[object]:
@@ -67,15 +63,3 @@ def _layers(model: object) -> list[object]:
     for layer in getattr(model, "layers", ()):
         found += [layer, *_layers(layer)]
     return found
-
-
-def _refusal(model: object) -> str:
-    """Say why a model has no translation into torch, in which it would be trained."""
-    from whet.models.keras.translate import to_torch
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            to_torch(model, Path(folder))  # type: ignore[arg-type]
-        except (PassError, ModelError) as error:
-            return str(error)
-    return ""

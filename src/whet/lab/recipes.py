@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whet.errors import RecipeError
 from whet.recipe.recipe import Recipe
-from whet.types import Format
 
 Step = Mapping[str, Any]
 
@@ -29,13 +27,11 @@ class Training:
         pictures: It is trained on.
         epochs: Passes over them.
         seed: Of their order.
-        in_torch: By way of torch, since the model can be translated; else in Keras itself.
     """
 
     pictures: int
     epochs: float
     seed: int = 0
-    in_torch: bool = True
 
     @property
     def batch(self) -> int:
@@ -88,16 +84,6 @@ def recipes(clusters: Sequence[int], sparsities: Sequence[float], training: Trai
     return made
 
 
-def trains_natively() -> bool:
-    """Tell whether Keras models are pruned and clustered along a training as they are, without a translation."""
-    try:
-        for recipe in recipes((16,), (0.5,), Training(1000, 1.0, in_torch=False)):
-            recipe.check(Format.KERAS)
-    except RecipeError:
-        return False
-    return True
-
-
 def family(name: str) -> str:
     """Return the optimization that a recipe is of: quantization, pruning, clustering, combination or none."""
     kinds = {kind for kind in ("pruned", "clustered") if f"{kind}-" in name}
@@ -110,10 +96,8 @@ def family(name: str) -> str:
 
 
 def _recipe(name: str, train: Sequence[Step], after: Step | None, told: str, training: Training) -> Recipe:
-    """Return a recipe: what trains, between the translations that it needs, the export, and what is done after."""
-    around = bool(train) and training.in_torch
-    steps = [{"pass": "to-torch"}, *train, {"pass": "to-keras"}] if around else list(train)
-    return Recipe.of(name, [*steps, _EXPORT, *([after] if after else [])], training.seed, told)
+    """Return a recipe: what trains, the export, and what is done after."""
+    return Recipe.of(name, [*train, _EXPORT, *([after] if after else [])], training.seed, told)
 
 
 def _prune(share: float, training: Training) -> list[Step]:

@@ -135,7 +135,7 @@ def _what(lab: Laboratory, outcome: Outcome) -> Iterator[str]:
     share = "all" if lab.pictures == lab.pictures_of else f"{lab.pictures:,} of {lab.pictures_of:,}"
     count = f"{lab.pictures:,} test pictures" if share == "all" else f"{share} test pictures"
     yield f"Measured on {count} (fraction {lab.fraction:g}), on each file as shipped, in LiteRT."
-    yield f"Pruned and clustered variants were trained in {lab.route} for {lab.epochs:g} epochs of"
+    yield f"Pruned and clustered variants were trained in Keras for {lab.epochs:g} epochs of"
     yield f"{lab.trained_on:,} pictures, {lab.batch} a step, towards the original's outputs."
     yield f"A picture goes in as {lab.input}."
 

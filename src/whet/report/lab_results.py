@@ -36,7 +36,6 @@ class Laboratory:
         input: What a picture becomes before it goes in, in words.
         families: The optimization that each variant is of.
         pairs: Every two TFLite files; None where there are not two.
-        route: What trained: torch or keras.
         notes: What a reader should know first.
     """
 
@@ -51,7 +50,6 @@ class Laboratory:
     input: str
     families: Mapping[str, str]
     pairs: Pairs | None
-    route: str = "torch"
     notes: tuple[str, ...] = ()
 
 

@@ -1,10 +1,8 @@
 """The recipes of the laboratory: what there is, what it is called, that it can be carried out, what shares work."""
 
-from dataclasses import replace
-
 import pytest
 
-from whet.lab.recipes import Training, family, recipes, trains_natively
+from whet.lab.recipes import Training, family, recipes
 from whet.types import Format
 
 TRAINING = Training(pictures=54_000, epochs=1.0, seed=3)
@@ -33,9 +31,9 @@ def test_every_recipe_leads_from_keras_to_tflite():
         assert recipe.seed == TRAINING.seed
 
 
-def test_what_trains_goes_by_way_of_torch_and_back():
+def test_what_trains_comes_before_the_export():
     assert steps(made()["pruned-0.5-clustered-16-int8-full"]) == [
-        "to-torch", "magnitude-prune", "cluster", "distill", "to-keras", "export-tflite", "static-int8",
+        "magnitude-prune", "cluster", "distill", "export-tflite", "static-int8",
     ]  # fmt: skip
     assert steps(made()["int8-full"]) == ["export-tflite", "static-int8"]
 
@@ -50,16 +48,6 @@ def test_a_combination_begins_with_the_steps_of_what_it_combines():
     }.items():
         before = all_of_them[parts].steps
         assert all_of_them[name].steps[: len(before)] == before
-
-
-def test_a_model_without_a_translation_trains_in_keras_itself():
-    assert trains_natively()
-    native = made(training=replace(TRAINING, in_torch=False))
-    assert list(native) == list(made())
-    assert steps(native["pruned-0.5-clustered-16-int8-full"]) == [
-        "magnitude-prune", "cluster", "distill", "export-tflite", "static-int8",
-    ]  # fmt: skip
-    assert all(recipe.check(Format.KERAS) is Format.TFLITE for recipe in native.values())
 
 
 @pytest.mark.parametrize(
