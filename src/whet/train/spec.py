@@ -164,3 +164,10 @@ class Trained:
     stopped: str = "finished"
     improved: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """Return what a step that trained notes of it."""
+        return {
+            **self.notes, "epochs": self.epochs, "steps": self.steps, "seconds": self.seconds,
+            "loss_before": self.first_loss, "loss_after": self.best_loss, "losses": self.losses,
+        }  # fmt: skip

@@ -38,10 +38,7 @@ def distill(request: Distill, model: Model, context: PassContext) -> Outcome:
     before = KerasAdapter().weights(start)
     trained = recover(start, teacher, request, context)
     changed, skipped = _layers(start, before, trained)
-    notes: dict[str, Any] = {
-        **trained.notes, "epochs": trained.epochs, "steps": trained.steps, "seconds": trained.seconds,
-        "loss_before": trained.first_loss, "loss_after": trained.best_loss, "losses": trained.losses,
-    }  # fmt: skip
+    notes = trained.told()
     if source is None:
         return Outcome(start if changed else model, changed, skipped, notes)
     notes |= {

@@ -31,10 +31,7 @@ def distill(request: Distill, model: Model, context: PassContext) -> Outcome:
     before = {name: value.clone() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     trained = recover(start, teacher, request, context)
     changed, skipped = _layers(module, before, trained)
-    notes: dict[str, Any] = {
-        **trained.notes, "epochs": trained.epochs, "steps": trained.steps, "seconds": trained.seconds,
-        "loss_before": trained.first_loss, "loss_after": trained.best_loss, "losses": trained.losses,
-    }  # fmt: skip
+    notes = trained.told()
     if source is None:
         return Outcome(start if changed else model, changed, skipped, notes)
     notes |= {

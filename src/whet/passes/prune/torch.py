@@ -230,12 +230,7 @@ def recovered(settings: Recovery, model: Model, context: PassContext) -> Trained
 
 def told(trained: Trained | str) -> Mapping[str, Any]:
     """Return what became of a training, for the report."""
-    if isinstance(trained, str):
-        return {"training": trained}
-    return {
-        **trained.notes, "epochs": trained.epochs, "seconds": trained.seconds, "loss_before": trained.first_loss,
-        "loss_after": trained.best_loss,
-    }  # fmt: skip
+    return {"training": trained} if isinstance(trained, str) else trained.told()
 
 
 def _widths(before: nn.Module, after: nn.Module) -> dict[str, list[list[int]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from whet.data.data import Part
 from whet.errors import DataError, PassError
@@ -45,11 +45,7 @@ def qat(request: Qat, model: Model, context: PassContext) -> Outcome:
     )  # fmt: skip
     if not trained.steps:
         return Outcome(model, (), (Skipped("(all)", trained.notes.get("training", trained.stopped)),))
-    notes: dict[str, Any] = {
-        **trained.notes, "bits_by_weight": bits, "activations_rounded": len(fake.roundings),
-        "epochs": trained.epochs, "steps": trained.steps, "seconds": trained.seconds,
-        "loss_before": trained.first_loss, "loss_after": trained.best_loss, "losses": trained.losses,
-    }  # fmt: skip
+    notes = {**trained.told(), "bits_by_weight": bits, "activations_rounded": len(fake.roundings)}
     result = KerasAdapter().clone(copy).with_traits(Trait(TraitKind.GRID, min(bits.values())))
     return Outcome(result, tuple(dict.fromkeys(_owner(copy, name) for name in bits)), skipped, notes)
 

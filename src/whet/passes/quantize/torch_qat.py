@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from whet.data.data import Part
@@ -50,11 +48,7 @@ def qat(request: Qat, model: Model, context: PassContext) -> Outcome:
         ranges = fake.remove()
     if not trained.steps:
         return Outcome(model, (), (Skipped("(all)", trained.notes.get("training", trained.stopped)),))
-    notes: dict[str, Any] = {
-        **trained.notes, "bits_by_weight": bits, "activations_rounded": len(ranges), "epochs": trained.epochs,
-        "steps": trained.steps, "seconds": trained.seconds, "loss_before": trained.first_loss,
-        "loss_after": trained.best_loss, "losses": trained.losses,
-    }  # fmt: skip
+    notes = {**trained.told(), "bits_by_weight": bits, "activations_rounded": len(ranges)}
     least = min(bits.values())
     return Outcome(copy.with_traits(Trait(TraitKind.GRID, least)), tuple(bits), skipped, notes)
 
