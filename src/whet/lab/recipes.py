@@ -110,7 +110,11 @@ def _prune(share: float, training: Training) -> list[Step]:
 
 
 def _cluster(count: int, training: Training) -> list[Step]:
-    return [{"pass": "cluster", "clusters": count}, {"pass": "distill", **training.recovery}]
+    # Where few pictures are trained on, the values that were found may be the best already: a variant like any other.
+    return [
+        {"pass": "cluster", "clusters": count},
+        {"pass": "distill", "allow_unchanged": True, **training.recovery},
+    ]
 
 
 def _told(name: str) -> str:

@@ -50,6 +50,11 @@ def test_a_combination_begins_with_the_steps_of_what_it_combines():
         assert all_of_them[name].steps[: len(before)] == before
 
 
+def test_a_clustered_model_that_training_makes_no_better_is_a_variant_too():
+    (trained,) = [step for step in made()["clustered-16-fp32"].steps if step.name == "distill"]
+    assert trained.allow_unchanged
+
+
 @pytest.mark.parametrize(
     ("pictures", "epochs", "batch", "between"),
     [(54_000, 1, 128, 21), (189, 30, 9, 31), (20, 1, 8, 1), (2_600, 10, 128, 10)],
