@@ -110,7 +110,7 @@ def _prune(share: float, training: Training) -> list[Step]:
 
 
 def _cluster(count: int, training: Training) -> list[Step]:
-    # Where few pictures are trained on, the values that were found may be the best already: a variant like any other.
+    # Of few pictures training may find nothing better than the values that were there: a variant like any other.
     return [
         {"pass": "cluster", "clusters": count},
         {"pass": "distill", "allow_unchanged": True, **training.recovery},
