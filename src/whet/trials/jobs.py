@@ -64,7 +64,6 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     output = model.signature.answer
     found = opened.outputs(opened.contestant(entry, problem.original), Part.SELECT, output)[output]
     task = resolve_task(splits.task, found, splits.labels(Part.SELECT))
-    check_classes(task, splits.classes)
     _check(task, found, splits)
     _look_through(splits, model.signature, on_event)
     opened.save_reference(root, Part.SELECT, found)
@@ -178,6 +177,7 @@ def _contents(opened: Opened, original: Original, entry: Entry, candidate: Candi
 
 def _check(task: Task, outputs: Array, splits: Splits) -> None:
     """Check outputs, and the labels of both parts that are judged by; the model is not run on ``test`` for it."""
+    check_classes(task, splits.classes)
     for part in (Part.SELECT, Part.TEST):
         labels = class_numbers(splits.labels(part), task)
         if labels is None and task.name != "fidelity":
