@@ -140,6 +140,39 @@ def test_it_leaves_dice_and_threads_as_they_were_and_modes_as_in_inference(tmp_p
     assert same(was, state(teacher))
 
 
+class Watched(nn.Module):
+    """A convolution that tells how what it gives lies in memory; ``view`` cannot flatten channels that are last."""
+
+    def __init__(self, views):
+        super().__init__()
+        torch.manual_seed(0)
+        self.views, self.last = views, []
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 3)
+
+    def forward(self, x):
+        found = self.conv(x)
+        self.last.append(found.is_contiguous(memory_format=torch.channels_last))
+        return self.fc(found.view(len(x), -1) if self.views else found.flatten(1))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("views", [False, True])
+def test_channels_lie_last_in_training_where_the_module_takes_it_and_as_before_afterwards(
+    tmp_path, views, precision
+):
+    teacher, x = opened(Watched(views), 3, 8, 8), graphs.floats(100, 3, 8, 8)
+    model = damaged(teacher)
+    modules = [model.payload.module, teacher.payload.module]
+    for module in modules:
+        module.last.clear()
+    settings = Recovery(**QUICK, precision=precision, augment=("flip",))
+    told = recover(model, teacher, settings, context(tmp_path, x))
+    assert told.losses[-1] < told.first_loss
+    assert all(module.last[-1] != views for module in modules)
+    assert all(each.is_contiguous() for module in modules for each in module.parameters())
+    assert modules[0](torch.from_numpy(x)).shape == (100, 3)
+
+
 class Killed(Exception):
     """Stands for a kill."""
 

@@ -29,6 +29,7 @@ class Runner:
         module: What is called.
         signature: Its inputs and outputs.
         device: Where it computes.
+        layout: How pictures lie in memory.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
@@ -38,18 +39,52 @@ class Runner:
         self.module: nn.Module = model.payload.module.to(device)
         self.signature: Signature = model.signature
         self.device = device
+        self.layout = torch.contiguous_format
         self._axes = {spec.name: spec.sample for spec in self.signature.outputs}
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Run on a batch under any names that fit; return the outputs that have a row a sample."""
         bound = tensors(self.signature.bind(batch))
-        found = flatten(self.module(**{name: value.to(self.device) for name, value in bound.items()}))
+        found = flatten(self.module(**{name: self._placed(value) for name, value in bound.items()}))
         axes = {name: self._axes.get(name, 0) for name in found}
         return {name: value.movedim(axis, 0) for name, value in found.items() if (axis := axes[name]) is not None}
+
+    def lay_out(self, samples: TrainingSet) -> None:
+        """Put channels last, in which convolutions of a processor learn up to twice as fast, if that answers alike.
+
+        A module may depend on how its tensors lie (``view`` fails on what lies otherwise): it stays as it is.
+        """
+        if self.device.type != "cpu" or not any(isinstance(part, nn.Conv2d) for part in self.module.modules()):
+            return
+        few = samples.held[: self.lot(2)]
+        wanted = self.outputs(samples, few)
+        self._lie(torch.channels_last)
+        try:
+            found = self.outputs(samples, few)
+            same = all(torch.allclose(found[name], value, 1e-3, 1e-4) for name, value in wanted.items())
+        except RuntimeError:
+            same = False
+        if not same:
+            self.as_it_was()
+
+    def as_it_was(self) -> None:
+        """Have the module lie in memory as modules do."""
+        if self.layout is torch.channels_last:
+            self._lie(torch.contiguous_format)
 
     def lot(self, wanted: int) -> int:
         """Return how many rows one call takes: as many as wanted, or what the model is bound to."""
         return self.signature.batch or min(wanted, self.signature.most or wanted)
+
+    def _lie(self, layout: torch.memory_format) -> None:
+        for parameter in self.module.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        self.layout = layout
+
+    def _placed(self, value: Tensor) -> Tensor:
+        moved = value.to(self.device)
+        return moved.contiguous(memory_format=self.layout) if value.ndim == 4 else moved
 
     @torch.no_grad()
     def outputs(

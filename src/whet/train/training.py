@@ -61,6 +61,8 @@ class Training:
             self.teacher = Teacher(teacher, self.samples, settings, context, self.accelerator.device)
         self.size = _samples_a_step(self.student, self.samples, settings.batch_size)
         self._bfloat16 = _in_bfloat16(settings, context, self.module, self.accelerator.device)
+        for runner in self._runners():
+            runner.lay_out(self.samples)
         constraints.hold(self.module)
         self.objective, self._labels = self._loss()
         self.features = self._features()
@@ -83,12 +85,13 @@ class Training:
         mine = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
         batch = augmented(self.samples.batch(mine), self.settings, self.context.seed, at)
         self._listen(True)
-        targets = None if self.teacher is None else self.teacher(mine, batch)
+        with self._precision():
+            targets = None if self.teacher is None else self.teacher(mine, batch)
         labels = None if self._labels is None else self._labels[torch.from_numpy(mine)].to(self.student.device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self.constraints.seen(self.module):
-            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._bfloat16):
+            with self._precision():
                 loss = self.objective(self.student(batch), targets, labels)
                 if self.features is not None:
                     loss = loss + self.features()
@@ -126,9 +129,7 @@ class Training:
             "features": self.features.state_dict() if self.features is not None else {},
         }
         return {
-            group: {
-                name: value.detach().cpu().clone() for name, value in tensors.items() if isinstance(value, Tensor)
-            }
+            group: {name: _copied(value) for name, value in tensors.items() if isinstance(value, Tensor)}
             for group, tensors in groups.items()
         }
 
@@ -208,9 +209,17 @@ class Training:
         self.module.cpu().eval()
 
     def close(self) -> None:
-        """Stop listening to layers."""
+        """Stop listening to layers, and leave modules lying as they came."""
         if self.features is not None:
             self.features.close()
+        for runner in self._runners():
+            runner.as_it_was()
+
+    def _runners(self) -> list[Runner]:
+        return [self.student] if self.teacher is None else [self.student, self.teacher.runner]
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._bfloat16)
 
     def _loss(self) -> tuple[Objective, Tensor | None]:
         """Return the loss, by the task that outputs and labels tell, and the labels it takes."""
@@ -273,6 +282,10 @@ def _in_bfloat16(settings: Recovery, context: Trainer, module: nn.Module, device
     native = torch.cuda.is_bf16_supported() if device.type == "cuda" else context.machine.can("bfloat16")
     recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
     return native and not recurrent and sum(each.numel() for each in module.parameters()) >= _LARGE
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _digest(value: Tensor) -> str:
