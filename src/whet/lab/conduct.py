@@ -55,6 +55,7 @@ class Wanted:
         seed: Of whatever is drawn.
         threads: Inside one operator.
         trust_pickle: Allow code that comes with the model.
+        skip_unreadable: Leave out pictures that cannot be read, and say which.
     """
 
     model: str
@@ -68,6 +69,7 @@ class Wanted:
     seed: int = 0
     threads: int = 1
     trust_pickle: bool = False
+    skip_unreadable: bool = False
 
     def check(self) -> None:
         """Refuse numbers that make no sense.
@@ -111,8 +113,9 @@ def conduct(wanted: Wanted, on_event: OnEvent) -> Laboratory:
 
 def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEvent) -> Laboratory:
     """Look, run the recipes, compare every two files, and copy these to where they are looked for."""
-    data = LabData(str(wanted.data.resolve()), seed=wanted.seed, fraction=wanted.fraction)
-    total, splits = len(samples_of(parted(wanted.data).test)), data.open()
+    skips = wanted.skip_unreadable
+    data = LabData(str(wanted.data.resolve()), seed=wanted.seed, fraction=wanted.fraction, skip_unreadable=skips)
+    total, splits = len(samples_of(parted(wanted.data, skip_unreadable=skips).test)), data.open()
     seen: Seen = isolate.call(look, source, on_event=on_event)
     _match(seen, splits, source)
     data = replace(data, preprocess=pictures(wanted.preprocess, seen, splits))
@@ -279,6 +282,7 @@ def _command(wanted: Wanted, source: Source) -> Mapping[str, Any]:
         "seed": wanted.seed,
         "threads": wanted.threads,
         "trust_pickle": wanted.trust_pickle,
+        "skip_unreadable": wanted.skip_unreadable,
     }
 
 

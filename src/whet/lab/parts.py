@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from whet.data.data import Data, Splits, split, stratified
-from whet.data.folders import read_folder
-from whet.data.samples import FileSamples, Samples, Subset, samples_of
+from whet.data.folders import read_folder, readable
+from whet.data.samples import FileSamples, Samples, Subset, base_of, samples_of
 from whet.data.sources import DataSource
 from whet.errors import DataError
 
@@ -38,7 +38,7 @@ class LabData(DataSource):
         Raises:
             DataError: It holds no labelled pictures of two classes or more.
         """
-        data = parted(Path(self.name))
+        data = parted(Path(self.name), skip_unreadable=self.skip_unreadable)
         test, notes = samples_of(data.test), list(data.notes)
         if self.fraction < 1:
             wanted = max(round(self.fraction * len(test)), 1)
@@ -51,18 +51,22 @@ class LabData(DataSource):
         return split(replace(data, test=test, notes=tuple(notes), preprocess=self.preprocess), self.seed)
 
 
-def parted(root: Path) -> Data:
+def parted(root: Path, *, skip_unreadable: bool = False) -> Data:
     """Return the train, select and test parts of a folder, as trained on and measured.
 
     Where there is no train part, 30 % of each class are the test part, by hashed number, whatever the seed. The
     select part, on which what each step cost is read, is taken from train: all of test is left for measuring.
+
+    Args:
+        root: The folder.
+        skip_unreadable: Leave out pictures that cannot be read, and say which.
 
     Raises:
         DataError: It is no folder, or holds no labelled pictures of two classes or more.
     """
     if not root.is_dir():
         raise DataError(f"{root} is no folder; name one with a folder a class in it, or train/ and test/ of those")
-    data = read_folder(root)
+    data = readable(read_folder(root)) if skip_unreadable else read_folder(root)
     test, notes = samples_of(data.test), list(data.notes)
     labels = _labels(test, root)
     train = None if data.train is None else samples_of(data.train)
@@ -100,6 +104,4 @@ def _labels(samples: Samples, root: Path) -> Array:
 
 def in_files(samples: Samples) -> bool:
     """Tell whether samples are pictures in files, which may differ in size and colour."""
-    while isinstance(samples, Subset):
-        samples = samples.base
-    return isinstance(samples, FileSamples)
+    return isinstance(base_of(samples), FileSamples)

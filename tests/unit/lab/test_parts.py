@@ -64,6 +64,16 @@ def test_a_fraction_takes_the_same_share_of_each_class_by_its_seed(tmp_path):
     assert "45 of 90 test pictures were taken (fraction 0.5, seed 0)" in " ".join(parts[0].notes)
 
 
+def test_pictures_that_cannot_be_read_are_left_out_where_asked_for(tmp_path):
+    root = write(tmp_path, {"cat": 20, "dog": 20})
+    (root / "cat" / "003.png").write_bytes(b"no picture")
+    whole, rest = (LabData(str(root), skip_unreadable=skips).open() for skips in (False, True))
+    parts = (Part.TRAIN, Part.SELECT, Part.TEST)
+    kept = [set().union(*(numbers(splits.parts[part]) for part in parts)) for splits in (whole, rest)]
+    assert kept[0] - kept[1] == {root / "cat" / "003.png"}
+    assert rest.notes[0] == f"1 picture that cannot be read was left out: {root / 'cat' / '003.png'}."
+
+
 @pytest.mark.parametrize(("counts", "message"), [({"cat": 10}, "one class alone"), ({}, "holds no data")])
 def test_a_folder_without_two_classes_is_refused(tmp_path, counts, message):
     write(tmp_path, counts)
