@@ -24,6 +24,9 @@ from whet.errors import DataError, MissingDependency, in_one_line
 if TYPE_CHECKING:
     from whet.types import Array
 
+_AT_ONCE = 1000  # rows of pictures whose headers are looked at
+_HEAD = 1 << 16  # bytes of a picture that are read for it, unless its format wants all
+
 
 @dataclass(frozen=True)
 class HubSamples:
@@ -62,12 +65,11 @@ class HubSamples:
 
     def looks(self) -> Iterator[Look | None]:
         """Look at the headers of pictures, which are not decoded for it."""
-        stored = self.dataset
         for name in self._pictures():
-            stored = stored.cast_column(name, type(stored.features[name])(decode=False))
-        for row, item in enumerate(stored.select_columns(self._pictures())):
-            for value in item.values():
-                yield _look(self._row(row), value)
+            stored = self.dataset.select_columns([name]).with_format("arrow")
+            for start in range(0, len(stored), _AT_ONCE):
+                for row, value in enumerate(stored[start : start + _AT_ONCE][name], start):
+                    yield _look(self._row(row), value)
 
     def _pictures(self) -> list[str]:
         """Return the columns of pictures that come as they are stored; others ``datasets`` converts as declared."""
@@ -220,10 +222,13 @@ def _is_cell(feature: Any) -> bool:
 
 
 def _look(name: str, value: Any) -> Look | None:
-    """Look at a picture that is not decoded: bytes, or the path of a file."""
-    if not value:
+    """Look at a picture as Arrow holds it: bytes, or the path of a file."""
+    if not value.is_valid:
         return None
-    return look(name, BytesIO(value["bytes"]) if value["bytes"] else Path(value["path"]))
+    if not value["bytes"].is_valid:
+        return look(name, Path(str(value["path"])))
+    content = value["bytes"].as_buffer()
+    return look(name, BytesIO(content[:_HEAD])) or (look(name, BytesIO(content)) if len(content) > _HEAD else None)
 
 
 def _stacked(items: list[Any]) -> Any:

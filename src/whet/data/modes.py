@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +31,19 @@ class Look:
     read: str
 
 
-def look(name: str, file: Path | BytesIO) -> Look | None:
-    """Look at a picture's header; None of one that is for its reader to refuse, and of arrays of other shapes."""
+def look(name: str, file: Any) -> Look | None:
+    """Look at a picture's header.
+
+    Args:
+        name: What the picture is called in a sentence.
+        file: Its path, or an open file of bytes.
+
+    Returns:
+        None of a picture that is for its reader to refuse, and of an array that has not the shape of one.
+
+    Raises:
+        MissingDependency: There is no Pillow.
+    """
     if isinstance(file, Path) and file.suffix == ".npy":
         return _look_at_array(name, file)
     try:

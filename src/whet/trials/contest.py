@@ -92,7 +92,7 @@ class Standing:
         measurements: Latency, size, memory, scores.
         quality, comparison: On ``test``; the comparison is with the first entrant.
         robustness: On corrupted inputs, where it was asked for.
-        notes: What is to be known of the data: what was carved out of what, and what was left out.
+        notes: What is to be known of the data: what was carved out, left out or converted.
     """
 
     name: str
