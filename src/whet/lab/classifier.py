@@ -20,7 +20,7 @@ from whet.data.data import Data
 from whet.data.preprocess import Preprocess
 from whet.data.samples import Samples, looks, samples_of
 from whet.errors import DataError, ModelError, StorageError, WhetError
-from whet.lab.parts import parted
+from whet.lab.parts import parted, unreadable
 from whet.progress import Event
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def train(root: Path, wish: Wish) -> tuple[Any, float, int]:
     import keras
 
     keras.utils.set_random_seed(wish.seed)
-    data = parted(root, skip_unreadable=wish.skip_unreadable)
+    data = parted(root, unreadable(root) if wish.skip_unreadable else ())
     pictures = _preprocess(data, wish)
     x, y = _arrays(data.train, pictures)
     held = _arrays(data.select, pictures)

@@ -10,7 +10,7 @@ from whet.errors import DataError, ModelError, RunFolderError, UserError
 from whet.lab import classifier
 from whet.lab.conduct import Wanted, by_chance, conduct, in_words, pictures
 from whet.lab.look import Seen
-from whet.lab.parts import LabData, parted
+from whet.lab.parts import LabData, parted, unreadable
 from whet.measure.quality import Quality
 from whet.progress import silent
 from whet.trials.pairs import Pairs
@@ -68,7 +68,8 @@ def test_a_fraction_takes_the_same_share_of_each_class_by_its_seed(tmp_path):
 def test_pictures_that_cannot_be_read_are_left_out_where_asked_for(tmp_path):
     root = write(tmp_path, {"cat": 20, "dog": 20})
     (root / "cat" / "003.png").write_bytes(b"no picture")
-    whole, rest = (LabData(str(root), skip_unreadable=skips).open() for skips in (False, True))
+    assert unreadable(root) == (root / "cat" / "003.png",)
+    whole, rest = (LabData(str(root), lost=lost).open() for lost in ((), unreadable(root)))
     parts = (Part.TRAIN, Part.SELECT, Part.TEST)
     kept = [set().union(*(numbers(splits.parts[part]) for part in parts)) for splits in (whole, rest)]
     assert kept[0] - kept[1] == {root / "cat" / "003.png"}
