@@ -72,6 +72,24 @@ def here(capfd):
     return run
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Run what runs in child processes in this one: no start-ups to wait for. And a quick clock."""
+    from whet import isolate
+    from whet.measure import latency
+    from whet.progress import silent
+
+    def call(function, *args, limits=None, threads=1, log=None, on_event=silent):
+        return function(*args, on_event=on_event)
+
+    monkeypatch.setattr(isolate, "call", call)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")  # as a child is started with
+    quick = latency.Effort(4, 4, rounds=2, seconds=9.0)
+    for name in ("QUICK", "USUAL", "CAREFUL"):
+        monkeypatch.setattr(latency, name, quick)
+    monkeypatch.setattr(latency, "_ROUND_MS", 0.3)
+
+
 @pytest.fixture(scope="session")
 def tiny(files):
     """The module of small models and data, imported."""

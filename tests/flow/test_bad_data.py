@@ -134,18 +134,31 @@ def test_answers_for_every_token_need_texts_of_one_length(here, place, tokenizer
     assert here("evaluate", model, "--data", texts, "--preprocess", f"{spec}max").code == 0
 
 
+def means(path):
+    """Write a model of three classes: the mean of each channel."""
+    nodes = [("GlobalAveragePool", ["pictures"], ["mean"], {}), ("Flatten", ["mean"], ["scores"], {})]
+    inputs, outputs = [("pictures", "FLOAT", ["n", 3, 4, 4])], [("scores", "FLOAT", ["n", 3])]
+    return kinds["save"](path, nodes, inputs, outputs, {})
+
+
+def paint(root):
+    """Write 40 pictures a class, each class with more of its own channel."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for at, name in enumerate(("ant", "bee", "cow")):
+        (root / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = rng.integers(0, 100, (4, 4, 3), dtype=np.uint8)
+            pixels[..., at] += 100
+            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
+    return root
+
+
 def test_pictures_that_cannot_be_read_stop_or_are_left_out_and_classes_are_counted(here, tmp_path):
     from PIL import Image
 
-    nodes = [("GlobalAveragePool", ["pictures"], ["mean"], {}), ("Flatten", ["mean"], ["scores"], {})]
-    inputs, outputs = [("pictures", "FLOAT", ["n", 3, 4, 4])], [("scores", "FLOAT", ["n", 3])]
-    model = kinds["save"](tmp_path / "means.onnx", nodes, inputs, outputs, {})
-    rng, data = np.random.default_rng(0), tmp_path / "data"
-    for name in ("ant", "bee", "cow"):
-        (data / name).mkdir(parents=True)
-        for number in range(40):
-            pixels = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(data / name / f"{number:02}.png")
+    model, data = means(tmp_path / "means.onnx"), paint(tmp_path / "data")
     broken = [data / "bee" / f"{number:02}.png" for number in range(0, 40, 5)]
     for path in broken:
         path.write_bytes(b"no picture")
@@ -155,6 +168,30 @@ def test_pictures_that_cannot_be_read_stop_or_are_left_out_and_classes_are_count
     assert done.code == 0, done.err
     assert any("8 pictures that cannot be read were left out" in note for note in json.loads(done.out)[0]["notes"])
     for path in broken:
-        Image.fromarray(pixels).save(path)
+        Image.new("RGB", (4, 4)).save(path)
     (data / "bee").rename(data / "ant" / "bee")
     refused(here(*words), r"the data has 2 classes \(ant, cow\), the model has 3; .*--task fidelity")
+
+
+def test_grey_and_cmyk_pictures_stop_or_are_converted_and_named(here, at_once, tmp_path):
+    """In one line where no colour is asked for; with one they are named wherever the data is spoken of, once."""
+    from PIL import Image
+
+    model, data = means(tmp_path / "means.onnx"), paint(tmp_path / "data")
+    Image.open(data / "bee" / "07.png").convert("L").save(data / "bee" / "07.png")
+    inks = Image.open(data / "cow" / "03.png").convert("CMYK")
+    (data / "cow" / "03.png").unlink()
+    inks.save(data / "cow" / "03.jpg", quality=95)
+    grey = r"1 of 120 pictures is not RGB as the others are: data/bee/07\.png \(L\); .*--preprocess 'color=RGB'"
+    spec, run = "scale=1/255; layout=CHW", tmp_path / "run"
+    refused(here("evaluate", model, "--data", data, "--preprocess", spec), grey)
+    search = ("run", "graph-only", "--model", model, "--data", data, "--out", run, "--batch-sizes", "1")
+    refused(here(*search, "--preprocess", spec), grey)
+    spec = f"color=RGB; {spec}"
+    told = "2 of 120 pictures were converted to RGB (1 L, 1 CMYK): data/bee/07.png (L), data/cow/03.jpg (CMYK)."
+    done = here("evaluate", model, "--data", data, "--preprocess", spec, "--json")
+    assert told in json.loads(done.out)[0]["notes"], done.err
+    done = here(*search, "--preprocess", spec)
+    assert " ".join(done.out.split()).count(told) == 1, done.err
+    assert (run / "report.md").read_text().count(told) == 1
+    assert told in json.loads((run / "baseline" / "manifest.json").read_text())["data"]["notes"]

@@ -2,18 +2,17 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from whet import isolate
 from whet.cli.main import invoke
 from whet.lab import conduct
 from whet.lab.classifier import main as train
 from whet.lab.look import look
 from whet.lab.recipes import recipes
-from whet.measure import latency
 from whet.measure.measurement import speedups
 from whet.models.keras.archive import read
 from whet.models.source import source_of
@@ -86,21 +85,6 @@ def place(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def at_once(monkeypatch):
-    """Run what runs in child processes in this one: no start-ups to wait for. And a quick clock."""
-
-    def call(function, *args, limits=None, threads=1, log=None, on_event=silent):
-        return function(*args, on_event=on_event)
-
-    monkeypatch.setattr(isolate, "call", call)
-    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")  # as a child is started with
-    quick = latency.Effort(4, 4, rounds=2, seconds=9.0)
-    for name in ("QUICK", "USUAL", "CAREFUL"):
-        monkeypatch.setattr(latency, name, quick)
-    monkeypatch.setattr(latency, "_ROUND_MS", 0.3)
-
-
 def lab(place, results, *options):
     arguments = (
         "lab",
@@ -168,10 +152,22 @@ def few(monkeypatch):
     monkeypatch.setattr(conduct, "recipes", some)
 
 
+def blemished(place, folder):
+    """Return a copy of a place with one test picture more, that cannot be read, and one of train with alpha."""
+    shutil.copytree(place, folder)
+    (folder / "data" / "test" / "red" / "060.png").write_bytes(b"no picture")
+    picture = folder / "data" / "train" / "blue" / "001.png"
+    Image.open(picture).convert("RGBA").save(picture)
+    return folder
+
+
 def test_the_flow_in_one_process(place, tmp_path, at_once, few, capsys):
-    results, half = tmp_path / "results", ("--test-dataset-fraction", "0.5")
+    place, results = blemished(place, tmp_path / "place"), tmp_path / "results"
+    half = ("--test-dataset-fraction", "0.5", "--skip-unreadable")
     assert invoke(lab(place, results, *half)) == 1  # one recipe failed
     printed = capsys.readouterr().out
+    named(" ".join(printed.split()))
+    named((results / "summary.md").read_text())
     text = looked_at(results, ["fp32", "int8-full", "pruned-0.5-fp32"])
     assert "failed greedy-int8-full: " in printed
     raced(load(results)[1])
@@ -182,6 +178,14 @@ def test_the_flow_in_one_process(place, tmp_path, at_once, few, capsys):
     assert not (results / "greedy-int8-full.tflite").exists()
     every_number_is_in_a_table(text)
     resumed_and_refused(place, results, half, text, capsys)
+
+
+def named(text):
+    """Pictures that were left out or converted are told once, by name."""
+    assert text.count("1 picture that cannot be read was left out: ") == 1
+    assert "/data/test/red/060.png." in text.replace("\n", "")
+    converted = "1 of 300 pictures was converted to RGB: train/blue/001.png (RGBA); transparency was dropped."
+    assert text.count(converted) == 1
 
 
 def raced(outcome):
@@ -201,7 +205,7 @@ def resumed_and_refused(place, results, options, text, capsys):
     assert (results / "summary.md").read_text() == text
     assert invoke(lab(place, results)) == 2
     error = capsys.readouterr().err
-    assert "holds the work of another command (fraction: 0.5 then, 1.0 now)" in error
+    assert "holds the work of another command (fraction: 0.5 then, 1.0 now" in error
     assert "choose another --results-path" in error
 
 
@@ -227,9 +231,12 @@ def test_every_variant_and_every_page_in_processes_of_their_own(whet, place, tmp
 
 @pytest.mark.parametrize("options", [(), pytest.param(("--separable", "--size", "16"), marks=pytest.mark.slow)])
 def test_a_classifier_is_trained_where_there_is_none(place, tmp_path, options, capsys):
-    path = tmp_path / "new" / "model.keras"
-    assert train([str(place / "data"), str(path), "--epochs", "3", "--width", "8", *options]) == 0
-    printed = capsys.readouterr().out
+    place, path = blemished(place, tmp_path / "place"), tmp_path / "new" / "model.keras"
+    usual = ("--epochs", "3", "--width", "8", "--skip-unreadable")
+    assert train([str(place / "data"), str(path), *usual, *options]) == 0
+    printed, error = capsys.readouterr()
+    named(error)
+    (place / "data" / "test" / "red" / "060.png").unlink()
     told = re.search(r"([\d,]+) parameters, accuracy (0\.\d{4}) on 180 test pictures", printed)
     model = read(path)
     assert model.count_params() == int(told[1].replace(",", ""))

@@ -18,7 +18,7 @@ from whet.bundle.manifest import Golden, Manifest
 from whet.data import preprocess
 from whet.data.data import Part, Splits
 from whet.data.preprocess import Postprocess, to_json
-from whet.data.samples import FileSamples, Subset
+from whet.data.samples import FileSamples, base_of
 from whet.errors import RuntimeFailure
 from whet.machine import this_machine, versions
 from whet.measure.measurement import Measurement
@@ -213,11 +213,9 @@ def _copy_source(path: Path, target: Path) -> None:
 
 def _takes_pictures(splits: Splits) -> bool:
     """Tell whether raw inputs are pictures: such are read or changed by Pillow."""
-    samples = splits.parts[Part.SELECT]
-    while isinstance(samples, Subset):
-        samples = samples.base
     pre = splits.preprocess
-    return isinstance(samples, FileSamples) or bool(pre.color or pre.resize or pre.crop)
+    files = isinstance(base_of(splits.parts[Part.SELECT]), FileSamples)
+    return files or bool(pre.color or pre.resize or pre.crop)
 
 
 def _golden(

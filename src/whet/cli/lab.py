@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     default="",
     help="What else becomes of a picture: 'scale=1/255'. By default it is brought to the model's size, 0 to 255.",
 )
+@opt.skip_unreadable
 @click.option("--trust-pickle", is_flag=True, help="Allow code that comes with the model (Lambda layers).")
 @opt.machine_options
 @opt.json_flag
@@ -95,12 +97,12 @@ def command(
     if as_json:
         click.echo(plain.dumps(lab), nl=False)
     else:
-        _table(found, results)
+        _table(found, results, lab.notes)
     return 1 if found.failed else 0
 
 
-def _table(found: Shelf, results: Path) -> None:
-    """Print the variants, and where everything lies."""
+def _table(found: Shelf, results: Path, notes: Sequence[str]) -> None:
+    """Print the variants, what is to be known of them, and where everything lies."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -118,6 +120,8 @@ def _table(found: Shelf, results: Path) -> None:
     console.print(table)
     for item in found.failed:
         console.print(f"[red]failed[/] {item.name}: {escape(item.failure)}", highlight=False)
+    for note in notes:
+        console.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     console.print(f"\nsummary  {results / 'summary.md'}", soft_wrap=True, highlight=False)
 
 

@@ -80,6 +80,9 @@ model_options = _many(
 )
 DATA = "A file (.npz .csv .parquet), a folder, hf:name, file.py:factory, or digits."
 data = click.option("--data", required=True, metavar="DATA", help=DATA)
+skip_unreadable = click.option(
+    "--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be read; the report names them."
+)
 data_options = _many(
     click.option(
         "--task", metavar="TASK",
@@ -90,9 +93,7 @@ data_options = _many(
     click.option(
         "--windows", metavar="LENGTH,HORIZON", help="Cut a time series: so many rows go in, so many are foretold."
     ),
-    click.option(
-        "--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be read; the report names them."
-    ),
+    skip_unreadable,
     click.option(
         "--preprocess",
         metavar="SPEC",

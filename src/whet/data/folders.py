@@ -7,7 +7,7 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,20 +185,37 @@ def readable(data: Data) -> Data:
     Raises:
         DataError: The data is no folder of pictures.
     """
-    parts = {part: getattr(data, part) for part in ("train", "calibrate", "select", "test")}
-    pictures: dict[str, FileSamples] = {
-        part: samples for part, samples in parts.items() if isinstance(samples, FileSamples)
-    }
-    if not pictures:
+    return without(data, unreadable(data))
+
+
+def unreadable(data: Data) -> tuple[Path, ...]:
+    """Read every picture, and return those that cannot be read.
+
+    Raises:
+        DataError: The data is no folder of pictures.
+    """
+    parts = _in_files(data)
+    if not parts:
         raise DataError("pictures that cannot be read are skipped in a folder of pictures; this data is none")
-    lost = {part: samples.unreadable() for part, samples in pictures.items()}
-    kept: dict[str, Any] = {part: samples.without(lost[part]) for part, samples in pictures.items()}
-    names = [str(samples.paths[at]) for part, samples in pictures.items() for at in lost[part]]
-    if not names:
+    return tuple(samples.paths[at] for samples in parts.values() for at in samples.unreadable())
+
+
+def without(data: Data, lost: Sequence[Path]) -> Data:
+    """Return data without pictures that cannot be read, and with a note that names them."""
+    if not lost:
         return data
-    some = ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
-    are = "picture that cannot be read was" if len(names) == 1 else "pictures that cannot be read were"
-    return replace(data, **kept, notes=(*data.notes, f"{len(names)} {are} left out: {some}."))
+    known, kept = set(lost), {}
+    for part, samples in _in_files(data).items():
+        kept[part] = samples.without([at for at, path in enumerate(samples.paths) if path in known])
+    some = ", ".join(map(str, lost[:20])) + (f" and {len(lost) - 20} others" if len(lost) > 20 else "")
+    are = "picture that cannot be read was" if len(lost) == 1 else "pictures that cannot be read were"
+    found: Any = kept
+    return replace(data, **found, notes=(*data.notes, f"{len(lost)} {are} left out: {some}."))
+
+
+def _in_files(data: Data) -> dict[str, FileSamples]:
+    parts = {part: getattr(data, part) for part in tables.PARTS}
+    return {part: samples for part, samples in parts.items() if isinstance(samples, FileSamples)}
 
 
 def _folders(path: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,17 @@ import numpy as np
 
 from whet.data.data import PART_NAMES, Data
 from whet.data.labels import label_columns
+from whet.data.modes import Look, look
+from whet.data.raw import in_bytes
 from whet.data.samples import Rows
 from whet.data.tables import PARTS, Reading
 from whet.errors import DataError, MissingDependency, in_one_line
 
 if TYPE_CHECKING:
     from whet.types import Array
+
+_AT_ONCE = 1000  # rows of pictures whose headers are looked at
+_HEAD = 1 << 16  # bytes of a picture that are read for it, unless its format wants all
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,35 @@ class HubSamples:
     def rows(self, indices: Sequence[int]) -> Rows:
         """Return the raw inputs of these numbers; pictures as bytes (H, W, C)."""
         found = self.dataset[[int(index) for index in indices]]
-        return {name: _stacked([_value(item) for item in items]) for name, items in found.items()}
+        return {
+            name: _stacked([self._value(item, row) for item, row in zip(items, indices, strict=True)])
+            for name, items in found.items()
+        }
+
+    def _value(self, item: Any, row: int) -> Any:
+        """Return one raw input: a picture as bytes in RGB or grey, other things as an array; text stays text."""
+        if isinstance(item, str):
+            return item
+        try:
+            return np.asarray(in_bytes(item) if hasattr(item, "convert") else item)
+        except ValueError as error:
+            raise DataError(f"the picture of {self._row(row)} cannot be used: {error}") from error
+
+    def _row(self, row: int) -> str:
+        return f"{self.dataset.split or ''} row {row}".strip()
+
+    def looks(self) -> Iterator[Look | None]:
+        """Look at the headers of pictures, which are not decoded for it."""
+        for name in self._pictures():
+            stored = self.dataset.select_columns([name]).with_format("arrow")
+            for start in range(0, len(stored), _AT_ONCE):
+                for row, value in enumerate(stored[start : start + _AT_ONCE][name], start):
+                    yield _look(self._row(row), value)
+
+    def _pictures(self) -> list[str]:
+        """Return the columns of pictures that come as they are stored; others ``datasets`` converts as declared."""
+        kinds = self.dataset.features.items()
+        return [name for name, kind in kinds if type(kind).__name__ == "Image" and kind.mode is None]
 
     def labels(self) -> Array | None:
         """Return the targets."""
@@ -187,11 +221,14 @@ def _is_cell(feature: Any) -> bool:
     return type(feature).__name__ in ("Value", "ClassLabel")
 
 
-def _value(item: Any) -> Any:
-    """Return one raw input: a picture as bytes in RGB or grey, other things as an array; text stays text."""
-    if hasattr(item, "convert"):
-        item = item.convert("RGB") if item.mode not in ("L", "RGB") else item
-    return item if isinstance(item, str) else np.asarray(item)
+def _look(name: str, value: Any) -> Look | None:
+    """Look at a picture as Arrow holds it: bytes, or the path of a file."""
+    if not value.is_valid:
+        return None
+    if not value["bytes"].is_valid:
+        return look(name, Path(str(value["path"])))
+    content = value["bytes"].as_buffer()
+    return look(name, BytesIO(content[:_HEAD])) or (look(name, BytesIO(content)) if len(content) > _HEAD else None)
 
 
 def _stacked(items: list[Any]) -> Any:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 TABLES = (".csv", ".tsv", ".txt")
 """Suffixes of files of text that hold a table."""
 
+_GREY = ("1", "L", "LA", "La")  # modes of Pillow's without colour, of 8 bits at most
+
 
 def read_raw(path: Path) -> NDArray[Any]:
     """Read one raw sample, or a stack of them: ``.npy``, or a picture as (H, W, C) bytes."""
@@ -26,9 +28,41 @@ def read_raw(path: Path) -> NDArray[Any]:
     from PIL import Image
 
     with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); save it as 8-bit, or as .npy")
-        return np.asarray(image.convert("RGB") if image.mode not in ("L", "RGB") else image)
+        return np.asarray(in_bytes(image))
+
+
+def in_bytes(image: Any) -> Any:
+    """Return a Pillow picture as it is read: grey (``L``) where it is stored so, else ``RGB``.
+
+    Transparency is dropped: what lies under it shows. CMYK becomes RGB by its inks alone, not by a colour profile.
+
+    Raises:
+        ValueError: It is grey of more than 8 bits: where such a picture's white lies, its file does not say.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"it has more than 8 bits a channel (mode {image.mode}); save it as 8-bit, or as .npy")
+    read = read_as(image.mode)
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # Pillow warns of the direct way, which gives the same colours
+    return image if image.mode == read else image.convert(read)
+
+
+def read_as(mode: str) -> str:
+    """Return the mode in which ``in_bytes`` gives a picture of a mode of Pillow's."""
+    return "L" if mode in _GREY else "RGB"
+
+
+def stored_as(image: Any) -> str:
+    """Return Pillow's mode of a picture of which no more than its header is read.
+
+    ``1-bit`` is its mode ``1``, ``PA`` a palette with transparency too; ``;16`` stands after a mode where Pillow
+    drops the lower 8 of 16 bits.
+    """
+    if image.mode == "1":
+        return "1-bit"
+    if image.mode == "P" and "transparency" in image.info:
+        return "PA"
+    return str(image.mode) + (";16" if ";16" in str(image.tile) and ";16" not in image.mode else "")
 
 
 def read_table(path: Path, names: Sequence[str] = ()) -> tuple[dict[str, list[str]], bool]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from whet.data.modes import Look, look
 from whet.data.raw import read_raw
 from whet.errors import DataError, MissingDependency, in_one_line
+from whet.progress import Event, OnEvent, silent
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -23,6 +26,7 @@ Rows = Mapping[str, Any]
 """Raw inputs by name: an array (n, ...), or a list of n arrays where their sizes differ."""
 
 _PROBES = 64  # samples of a Dataset that stand for all in its fingerprint
+_A_LOOK = 1000  # headers between two events
 
 
 @runtime_checkable
@@ -129,6 +133,10 @@ class FileSamples:
             except Exception:  # noqa: BLE001 - Pillow raises whatever its readers do
                 lost.append(index)
         return lost
+
+    def looks(self) -> Iterator[Look | None]:
+        """Look at each file's header; None of those that have none that can be read."""
+        return (look("/".join(path.parts[-3:]), path) for path in self.paths)
 
     def without(self, indices: Sequence[int]) -> FileSamples:
         """Return all samples but those of these numbers."""
@@ -250,6 +258,35 @@ class Subset:
         digest = hashlib.sha256(self.base.fingerprint().encode())
         digest.update(np.ascontiguousarray(self.indices, dtype=np.int64).tobytes())
         return digest.hexdigest()[:24]
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """Samples that are stored as pictures, each in its own way."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def looks(self) -> Iterator[Look | None]:
+        """Look at the headers of all."""
+
+
+def base_of(samples: Samples) -> Samples:
+    """Return the collection that samples were taken from."""
+    while isinstance(samples, Subset):
+        samples = samples.base
+    return samples
+
+
+def looks(parts: Iterable[Samples], on_event: OnEvent = silent) -> list[Look]:
+    """Look at the headers of all pictures that parts were taken from, each once; other samples have none."""
+    bases = {id(base): base for base in map(base_of, parts) if isinstance(base, Pictures)}
+    total, found = sum(map(len, bases.values())), []
+    for at, each in enumerate(itertools.chain.from_iterable(base.looks() for base in bases.values())):
+        if at % _A_LOOK == 0:
+            on_event(Event("look at the headers of pictures", at, total))
+        found += [] if each is None else [each]
+    return found
 
 
 def samples_of(part: Any) -> Samples:

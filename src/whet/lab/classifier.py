@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from whet.data import pets
+from whet.data import modes, pets
 from whet.data.data import Data
 from whet.data.preprocess import Preprocess
-from whet.data.samples import Samples, samples_of
+from whet.data.samples import Samples, looks, samples_of
 from whet.errors import DataError, ModelError, StorageError, WhetError
-from whet.lab.parts import parted
+from whet.lab.parts import parted, unreadable
 from whet.progress import Event
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Wish:
         epochs: At most; training stops once the held-out loss has not fallen for ten.
         batch: Pictures a step.
         seed: Of the weights and of the order of pictures.
+        skip_unreadable: Leave out pictures that cannot be read, and say which.
     """
 
     size: int = 0
@@ -52,6 +53,7 @@ class Wish:
     epochs: int = 30
     batch: int = 64
     seed: int = 0
+    skip_unreadable: bool = False
 
 
 def train(root: Path, wish: Wish) -> tuple[Any, float, int]:
@@ -72,7 +74,7 @@ def train(root: Path, wish: Wish) -> tuple[Any, float, int]:
     import keras
 
     keras.utils.set_random_seed(wish.seed)
-    data = parted(root)
+    data = parted(root, unreadable(root) if wish.skip_unreadable else ())
     pictures = _preprocess(data, wish)
     x, y = _arrays(data.train, pictures)
     held = _arrays(data.select, pictures)
@@ -92,11 +94,16 @@ def train(root: Path, wish: Wish) -> tuple[Any, float, int]:
 
 
 def _preprocess(data: Data, wish: Wish) -> Preprocess:
-    """Return what makes square pictures of one size, with a channel axis, of those in a folder."""
+    """Return what makes square pictures of one size, with a channel axis, of those in a folder.
+
+    They are grey if all of them are, else RGB. What is to be known of the pictures is told on standard error.
+    """
     test = samples_of(data.test)
-    first = _shape(test)
+    first, seen = _shape(test), looks(map(samples_of, (data.train, data.select, data.test)))
     size = wish.size or (first[0] if len(first) >= 2 and first[0] == first[1] else 96)
-    color = "L" if len(first) == 2 or first[-1] == 1 else "RGB"
+    color = modes.color_of(seen) if seen else "L" if len(first) == 2 or first[-1] == 1 else "RGB"
+    for note in (*data.notes, *modes.told(seen, color)):
+        click.echo(note, err=True)
     return Preprocess(color=color, resize=(size, size), layout="HWC", dtype="uint8")
 
 
@@ -186,6 +193,7 @@ def _told(event: Event) -> None:
     help="MobileNetV2 with weights that are downloaded, in place of a small network from scratch.",
 )
 @click.option("--download-dataset", is_flag=True, help="First download Oxford-IIIT Pet, as whet lab does.")
+@click.option("--skip-unreadable", is_flag=True, help="Leave out pictures that cannot be read, as whet lab does.")
 @click.option("--epochs", type=click.IntRange(1), default=30, show_default=True, help="At most.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Pictures a step.")
 @click.option("--seed", type=int, default=0, show_default=True)

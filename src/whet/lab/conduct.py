@@ -17,7 +17,7 @@ from whet.data.samples import samples_of
 from whet.data.sources import parse_preprocess
 from whet.errors import DataError, ModelError, RunFolderError, UserError
 from whet.lab.look import Seen, look
-from whet.lab.parts import LabData, in_files, parted
+from whet.lab.parts import LabData, in_files, parted, unreadable
 from whet.lab.recipes import Training, family, recipes
 from whet.measure import statistics
 from whet.models.source import Source, source_of
@@ -55,6 +55,7 @@ class Wanted:
         seed: Of whatever is drawn.
         threads: Inside one operator.
         trust_pickle: Allow code that comes with the model.
+        skip_unreadable: Leave out pictures that cannot be read, and say which.
     """
 
     model: str
@@ -68,6 +69,7 @@ class Wanted:
     seed: int = 0
     threads: int = 1
     trust_pickle: bool = False
+    skip_unreadable: bool = False
 
     def check(self) -> None:
         """Refuse numbers that make no sense.
@@ -111,8 +113,8 @@ def conduct(wanted: Wanted, on_event: OnEvent) -> Laboratory:
 
 def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEvent) -> Laboratory:
     """Look, run the recipes, compare every two files, and copy these to where they are looked for."""
-    data = LabData(str(wanted.data.resolve()), seed=wanted.seed, fraction=wanted.fraction)
-    total, splits = len(samples_of(parted(wanted.data).test)), data.open()
+    data = _data(wanted, on_event)
+    total, splits = len(samples_of(parted(Path(data.name), data.lost).test)), data.open()
     seen: Seen = isolate.call(look, source, on_event=on_event)
     _match(seen, splits, source)
     data = replace(data, preprocess=pictures(wanted.preprocess, seen, splits))
@@ -137,6 +139,15 @@ def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEven
         pairs=pairs,
         notes=(*_notes(wanted, seen, outcome), *by_chance(pairs)),
     )
+
+
+def _data(wanted: Wanted, on_event: OnEvent) -> LabData:
+    """Name the data; pictures that cannot be read are found here, where they are asked for, and nowhere again."""
+    data = LabData(str(wanted.data.resolve()), seed=wanted.seed, fraction=wanted.fraction)
+    if not wanted.skip_unreadable:
+        return data
+    on_event(Event("look for pictures that cannot be read"))
+    return replace(data, lost=unreadable(Path(data.name)))
 
 
 def _training(wanted: Wanted, splits: Splits) -> Training:
@@ -279,6 +290,7 @@ def _command(wanted: Wanted, source: Source) -> Mapping[str, Any]:
         "seed": wanted.seed,
         "threads": wanted.threads,
         "trust_pickle": wanted.trust_pickle,
+        "skip_unreadable": wanted.skip_unreadable,
     }
 
 

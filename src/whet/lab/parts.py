@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from whet.data import folders
 from whet.data.data import Data, Splits, split, stratified
-from whet.data.folders import read_folder
-from whet.data.samples import FileSamples, Samples, Subset, samples_of
+from whet.data.folders import read_folder, without
+from whet.data.samples import FileSamples, Samples, Subset, base_of, samples_of
 from whet.data.sources import DataSource
 from whet.errors import DataError
 
@@ -28,9 +30,11 @@ class LabData(DataSource):
 
     Attributes:
         fraction: Of the test part that is measured, the same share of each class.
+        lost: Pictures that are left out since they cannot be read; found once for all processes.
     """
 
     fraction: float = 1.0
+    lost: tuple[Path, ...] = ()
 
     def open(self) -> Splits:
         """Read the folder, part it, and take the fraction.
@@ -38,7 +42,7 @@ class LabData(DataSource):
         Raises:
             DataError: It holds no labelled pictures of two classes or more.
         """
-        data = parted(Path(self.name))
+        data = parted(Path(self.name), self.lost)
         test, notes = samples_of(data.test), list(data.notes)
         if self.fraction < 1:
             wanted = max(round(self.fraction * len(test)), 1)
@@ -51,18 +55,20 @@ class LabData(DataSource):
         return split(replace(data, test=test, notes=tuple(notes), preprocess=self.preprocess), self.seed)
 
 
-def parted(root: Path) -> Data:
+def parted(root: Path, lost: Sequence[Path] = ()) -> Data:
     """Return the train, select and test parts of a folder, as trained on and measured.
 
     Where there is no train part, 30 % of each class are the test part, by hashed number, whatever the seed. The
     select part, on which what each step cost is read, is taken from train: all of test is left for measuring.
 
+    Args:
+        root: The folder.
+        lost: Pictures that are left out since they cannot be read.
+
     Raises:
         DataError: It is no folder, or holds no labelled pictures of two classes or more.
     """
-    if not root.is_dir():
-        raise DataError(f"{root} is no folder; name one with a folder a class in it, or train/ and test/ of those")
-    data = read_folder(root)
+    data = without(_read(root), lost)
     test, notes = samples_of(data.test), list(data.notes)
     labels = _labels(test, root)
     train = None if data.train is None else samples_of(data.train)
@@ -84,6 +90,21 @@ def parted(root: Path) -> Data:
     )
 
 
+def unreadable(root: Path) -> tuple[Path, ...]:
+    """Read every picture of a folder, and return those that cannot be read.
+
+    Raises:
+        DataError: It is no folder, or holds no pictures.
+    """
+    return folders.unreadable(_read(root))
+
+
+def _read(root: Path) -> Data:
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; name one with a folder a class in it, or train/ and test/ of those")
+    return read_folder(root)
+
+
 def _labels(samples: Samples, root: Path) -> Array:
     """Return the class number of each sample.
 
@@ -100,6 +121,4 @@ def _labels(samples: Samples, root: Path) -> Array:
 
 def in_files(samples: Samples) -> bool:
     """Tell whether samples are pictures in files, which may differ in size and colour."""
-    while isinstance(samples, Subset):
-        samples = samples.base
-    return isinstance(samples, FileSamples)
+    return isinstance(base_of(samples), FileSamples)

@@ -13,7 +13,9 @@ import numpy as np
 
 from whet import isolate, markup
 from whet.bundle.verify import deployment_of, opened
+from whet.data import modes
 from whet.data.data import Part, Splits
+from whet.data.samples import looks
 from whet.data.sources import DataSource
 from whet.data.tasks import Task, check_classes, resolve_task
 from whet.errors import DataError, ModelError, SignatureError
@@ -90,7 +92,7 @@ class Standing:
         measurements: Latency, size, memory, scores.
         quality, comparison: On ``test``; the comparison is with the first entrant.
         robustness: On corrupted inputs, where it was asked for.
-        notes: What is to be known of the data: what was carved out of what, and what was left out.
+        notes: What is to be known of the data: what was carved out, left out or converted.
     """
 
     name: str
@@ -193,6 +195,7 @@ def _measure(contest: Contest, folder: Path, on_event: OnEvent) -> tuple[list[St
     splits = _splits(contest.data, contest.entrants[0])
     if contest.quality and splits is None:
         raise DataError("quality is measured on data; give --data")
+    notes = _notes(splits, contest, on_event)
     contestants = [_open(entrant, contest, splits, folder) for entrant in contest.entrants]
     names = [entrant.name for entrant in contest.entrants]
     numbers: dict[str, list[Measurement]] = {
@@ -206,8 +209,15 @@ def _measure(contest: Contest, folder: Path, on_event: OnEvent) -> tuple[list[St
         Standing(name, runs.stored.format, facts[name], runs.signature, tuple(numbers[name]), *judged.get(name, ()))
         for name, runs in zip(names, contestants, strict=True)
     ]
-    notes = () if splits is None else splits.notes
     return [replace(standing, notes=notes) for standing in standings], contestants
+
+
+def _notes(splits: Splits | None, contest: Contest, on_event: OnEvent) -> tuple[str, ...]:
+    """Say what is to be known of the data: of the pictures that quality is measured on, which are converted."""
+    if splits is None or not contest.quality:
+        return () if splits is None else splits.notes
+    seen = looks([splits.parts[Part.TEST]], on_event)
+    return (*splits.notes, *modes.told(seen, splits.preprocess.color))
 
 
 def _race(

@@ -14,8 +14,10 @@ import numpy as np
 
 from whet import plain
 from whet.bundle.write import Contents, write
+from whet.data import modes
 from whet.data.data import Part, Splits
 from whet.data.preprocess import Postprocess
+from whet.data.samples import looks
 from whet.data.tasks import Task, check_classes, class_numbers, resolve_task
 from whet.errors import DataError
 from whet.measure import latency, size
@@ -55,6 +57,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     on_event(Event("open the model and the data"))
     opened = Opened(problem, on_event)
     splits = opened.splits
+    converted = modes.told(looks(splits.parts.values(), on_event), splits.preprocess.color)
     adapter = adapter_for(problem.source.format)
     sample = splits.batch(Part.SELECT, range(min(2, splits.size(Part.SELECT))))
     model = open_model(problem.source, splits, sample)
@@ -87,7 +90,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
         macs=None if None in macs else sum(count or 0 for count in macs),
         quality=assess(task, found, judge.truth),
         splits={str(part): splits.size(part) for part in Part},
-        notes=splits.notes,
+        notes=(*splits.notes, *converted),
         data=splits.fingerprint(),
     )
 

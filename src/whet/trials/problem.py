@@ -75,7 +75,7 @@ class Original:
         parameters, macs: Counted on the source; MACs for one sample, None where unknown.
         quality: On ``select``.
         splits: Samples by part.
-        notes: What was carved out of what.
+        notes: Of the data: what was carved out, left out or converted.
         data: Fingerprint of the data.
     """
 

@@ -85,6 +85,43 @@ def test_pictures_and_arrays_are_read_as_they_are_needed():
     assert whet.dataset(other).batch(Part.TEST, range(5))["x"].shape == (5, 3)
 
 
+def test_pictures_of_other_modes_are_told_by_row_and_none_is_turned_white(tmp_path):
+    from PIL import Image
+
+    from whet.data.modes import Look, told
+    from whet.data.samples import looks
+
+    colour = Image.new("RGB", (6, 5), (200, 40, 40))
+    given = [colour, colour.convert("CMYK"), colour.convert("L"), Image.new("I;16", (6, 5), 60000)]
+    made = datasets.Dataset.from_dict(
+        {"image": given, "label": [0, 1, 0, 1]}, features=datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+        ),
+    )  # fmt: skip
+    samples = data_source(whet.Data(test=made)).open().parts[Part.TEST].base.base
+    found = looks([samples])
+    assert found[1:] == [Look("row 1", "CMYK", "RGB"), Look("row 2", "L", "L")]
+    assert told(found, "RGB") == ("2 of 3 pictures were converted to RGB (1 CMYK, 1 L): row 1 (CMYK), row 2 (L).",)
+    np.testing.assert_allclose(samples.rows([1])["image"][0, 2, 3], (200, 40, 40), atol=3)
+    assert samples.rows([2])["image"].shape == (1, 5, 6)
+    with pytest.raises(DataError, match=r"the picture of row 3 cannot be used: .* more than 8 bits a channel"):
+        samples.rows([0, 3])
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    colour.convert("RGBA").save(tmp_path / "b.png")
+    paths = [None, str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    named = datasets.Dataset.from_dict({"image": paths}, features=datasets.Features({"image": datasets.Image()}))
+    assert looks([type(samples)(named)]) == [Look("row 2", "RGBA", "RGB")]
+    large = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300), np.uint8))
+    for name in ("c.png", "d.tif", "e.webp", "f.jpg"):
+        (large.convert("RGBA") if name == "e.webp" else large).save(tmp_path / name, quality=100, lossless=True)
+        assert (tmp_path / name).stat().st_size > 1 << 16
+    content = [{"bytes": path.read_bytes(), "path": None} for path in sorted(tmp_path.glob("[c-f].*"))]
+    held = datasets.Dataset.from_dict({"image": content}, features=named.features)
+    assert [each.stored for each in looks([type(samples)(held)])] == ["L", "L", "RGB", "L"]
+    declared = made.cast_column("image", datasets.Image(mode="RGB"))
+    assert looks([type(samples)(declared.select_columns(["image"]))]) == []
+
+
 def test_a_local_folder_of_files_is_built(table, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     for name in ("train", "test"):

@@ -259,7 +259,8 @@ def test_probabilities_are_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("mode", "shape"), [("RGB", (4, 5, 3)), ("L", (4, 5)), ("RGBA", (4, 5, 3)), ("P", (4, 5, 3)), ("1", (4, 5, 3))]
+    ("mode", "shape"),
+    [("RGB", (4, 5, 3)), ("L", (4, 5)), ("RGBA", (4, 5, 3)), ("P", (4, 5, 3)), ("1", (4, 5)), ("LA", (4, 5))],
 )
 def test_pictures_are_read_as_bytes_in_colour_or_grey(tmp_path, mode, shape):
     image = Image.fromarray(pictures(4, 5, 3)).convert(mode)
@@ -267,7 +268,7 @@ def test_pictures_are_read_as_bytes_in_colour_or_grey(tmp_path, mode, shape):
     found = read_raw(tmp_path / "a.png")
     assert found.dtype == np.uint8
     assert found.shape == shape
-    np.testing.assert_array_equal(found, np.asarray(image if mode in ("L", "RGB") else image.convert("RGB")))
+    np.testing.assert_array_equal(found, np.asarray(image.convert("RGB" if len(shape) == 3 else "L")))
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(np.uint16, "a.png"), (np.int32, "a.tiff"), (np.float32, "a.tiff")])

@@ -7,9 +7,10 @@ from PIL import Image
 from whet.data.data import Part
 from whet.data.preprocess import Preprocess
 from whet.errors import DataError, ModelError, RunFolderError, UserError
+from whet.lab import classifier
 from whet.lab.conduct import Wanted, by_chance, conduct, in_words, pictures
 from whet.lab.look import Seen
-from whet.lab.parts import LabData, parted
+from whet.lab.parts import LabData, parted, unreadable
 from whet.measure.quality import Quality
 from whet.progress import silent
 from whet.trials.pairs import Pairs
@@ -62,6 +63,33 @@ def test_a_fraction_takes_the_same_share_of_each_class_by_its_seed(tmp_path):
     first, again, other = (numbers(each.parts[Part.TEST]) for each in parts)
     assert first == again != other
     assert "45 of 90 test pictures were taken (fraction 0.5, seed 0)" in " ".join(parts[0].notes)
+
+
+def test_pictures_that_cannot_be_read_are_left_out_where_asked_for(tmp_path):
+    root = write(tmp_path, {"cat": 20, "dog": 20})
+    (root / "cat" / "003.png").write_bytes(b"no picture")
+    assert unreadable(root) == (root / "cat" / "003.png",)
+    whole, rest = (LabData(str(root), lost=lost).open() for lost in ((), unreadable(root)))
+    parts = (Part.TRAIN, Part.SELECT, Part.TEST)
+    kept = [set().union(*(numbers(splits.parts[part]) for part in parts)) for splits in (whole, rest)]
+    assert kept[0] - kept[1] == {root / "cat" / "003.png"}
+    assert rest.notes[0] == f"1 picture that cannot be read was left out: {root / 'cat' / '003.png'}."
+
+
+@pytest.mark.parametrize(("others", "color", "told"), [("RGB", "RGB", "2 of 40"), ("L", "L", "")])
+def test_a_classifier_is_trained_on_colour_where_there_is_any_whichever_picture_comes_first(
+    tmp_path, capsys, others, color, told
+):
+    root = write(tmp_path, {"cat": 20, "dog": 20}, mode=others)
+    first = next(iter(sorted(numbers(parted(root).test))))
+    for path in (first, root / "dog" / "019.png"):
+        Image.open(path).convert("L").save(path)
+    made = classifier._preprocess(parted(root), classifier.Wish())
+    assert (made.color, made.resize) == (color, (8, 8))
+    error = capsys.readouterr().err
+    assert "No train part was given" in error
+    assert ("pictures were converted to RGB" in error) is bool(told)
+    assert told in error
 
 
 @pytest.mark.parametrize(("counts", "message"), [({"cat": 10}, "one class alone"), ({}, "holds no data")])
