@@ -101,10 +101,13 @@ def _integers(steps: Array, scales: Array, every: Array, book: Codebook) -> Arra
     codes = np.clip(np.rint(steps), -top, top).astype(np.int64)
     counts = np.zeros(len(every))  # of the integers, each by the square of its channel's scale
     np.add.at(counts, codes + top, np.broadcast_to(scales**2, codes.shape))
-    fixed = [-top, top, *([0] if book.keep_zeros and counts[top] else [])]
-    counts[np.array(fixed) + top] = 0
+    zero = top if book.keep_zeros and counts[top] else None
+    if book.initial == "optimal":
+        return optimal.among(every, counts, book.k, zero)
+    fixed = [0, len(every) - 1, *([] if zero is None else [zero])]
+    counts[fixed] = 0
     free = _centroids(every, counts, book, book.k - len(fixed)) if counts.any() else every[:0]
-    return np.unique(np.concatenate([fixed, np.rint(free)]))  # a mean of integers rounds to one among them
+    return np.unique(np.concatenate([every[fixed], np.rint(free)]))
 
 
 def _snapped(steps: Array, values: Array, keep_zeros: bool) -> Array:
