@@ -198,6 +198,18 @@ def test_int8_after_the_grid_has_as_few_integers_and_loses_nothing_more():
     assert max(plain.values()) > 8  # in float the folding spread the values out
 
 
+def test_a_size_on_the_grid_of_4_bits_takes_codebooks_of_up_to_15():
+    model = graphs.opened("tiny")
+    outcome = graphs.apply(Cluster(ratio=7.0, grid=True, grid_bits=4), model)
+    assert outcome.notes["reached"]
+    assert outcome.notes["values_at_most"] <= 15
+    assert set(outcome.notes["bits_by_weight"].values()) <= {2, 3, 4}
+    for name in ("conv1", "conv2", "fc"):
+        rows = arrays(outcome.model)[f"{name}.weight"].reshape(arrays(model)[f"{name}.weight"].shape[0], -1)
+        steps = rows / np.abs(rows).max(1, keepdims=True) * 7
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+
+
 # --- bits under a size ----------------------------------------------------------------------------------------
 
 
@@ -271,7 +283,11 @@ def test_a_generous_size_leaves_layers_in_float_and_says_so():
         (Cluster(ratio=4.0, size_bytes=9), "ratio = 4.0 or size_bytes = 9; leave one out"),
         (Cluster(clusters=1), "clusters = 2 to 256"),
         (Cluster(grid=True, granularity="channel"), "leave granularity = 'channel' out"),
-        (Cluster(grid=True, clusters=3), "takes 4 values or more"),
+        (Cluster(grid=True, clusters=3), "takes 4 values or more, 127 and -127 among them"),
+        (Cluster(grid=True, grid_bits=4, bits=1), "takes 4 values or more, 7 and -7 among them, not 2"),
+        (Cluster(grid=True, grid_bits=4, clusters=17), "has 15 values to choose from, not 17; ask for fewer"),
+        (Cluster(grid=True, grid_bits=4, bits=5), "has 15 values to choose from, not 32"),
+        (Cluster(grid_bits=4), "grid_bits = 4 is on no grid; set grid = true too"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(request_, match):

@@ -3,6 +3,7 @@
 import flat
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from whet.errors import PassError, RecipeError
@@ -200,3 +201,27 @@ def test_a_file_that_came_out_otherwise_is_found_out_by_running_it(tmp_path, mon
 def test_kernels_are_litert_s():
     with pytest.raises(RecipeError, match="kernels = 'builtin' runs on a tflite model alone"):
         Pack(kernels="builtin").check(Format.ONNX)
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ("1.5.0", "2.2.0"),
+        ("1.11.0", "2.2.0"),
+        ("2.2.0", "2.2.0"),
+        ("2.11.0", "2.11.0"),
+        ("", ""),
+        ("of old", "of old"),
+        (None, None),
+    ],
+)
+def test_the_oldest_runtime_that_is_told_of_knows_the_operator(tmp_path, told, wanted):
+    raw = writing.unpacked(net("CONV_2D", "float32", thinned(SHAPES["CONV_2D"])))
+    if told is not None:
+        entry, buffer = schema.MetadataT(), schema.BufferT()
+        entry.name, entry.buffer = b"min_runtime_version", len(raw.buffers)
+        buffer.data = np.frombuffer(told.encode().ljust(16, b"\0"), np.uint8)
+        raw.metadata, raw.buffers = [entry], [*raw.buffers, buffer]
+    made = writing.unpacked(packed(writing.packed(raw), tmp_path).model.payload)
+    found = [made.buffers[one.buffer].data.tobytes() for one in made.metadata or []]
+    assert found == ([] if wanted is None else [wanted.encode().ljust(16, b"\0")])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from whet.models.torch import counting
+from whet.train import levels
 from whet.types import Trait, TraitKind
 
 _GROUPS = (256, 128, 64, 32, 16)  # weights along a row that may share a codebook
@@ -192,6 +193,52 @@ class FakeQuant:
         self.scale = state["scale"]
 
 
+class Levels(FakeQuant):
+    """The forward pass sees weights on the few integers of a 4-bit grid that clustering chose for their tensor.
+
+    Which of them a weight has may change. A channel ends at its greatest magnitude of now, as it does in a file, so
+    that what comes out is such a weight again.
+
+    Attributes:
+        integers: Sorted, both ends of the grid among them.
+    """
+
+    def __init__(self, weight: Tensor, integers: Tensor, axis: int) -> None:
+        self.integers = integers.to(weight.dtype)
+        super().__init__(weight, 4, axis)
+
+    @classmethod
+    def of(cls, weight: Tensor, most: int) -> Levels | None:
+        """Find the at most ``most`` integers of a weight's channels, along its first axis or its second."""
+        for axis in range(min(weight.ndim, 2)):
+            rows = weight.detach().movedim(axis, 0).flatten(1).cpu().numpy()
+            integers = levels.shared(rows, most)
+            if integers is not None:
+                return cls(weight, torch.from_numpy(integers), axis)
+        return None
+
+    def _fit(self, weight: Tensor) -> Tensor:
+        axes = [at for at in range(weight.ndim) if at != self.axis]
+        scale: Tensor = weight.abs().amax(dim=axes, keepdim=True).clamp(min=1e-12) / self.most
+        return scale
+
+    def seen(self, weight: Tensor) -> Tensor:
+        """Return the nearest of the integers, times the scale of each channel."""
+        scale, integers = self._fit(weight), self.integers.to(weight.device)
+        return integers[torch.bucketize(weight / scale, (integers[1:] + integers[:-1]) / 2)] * scale
+
+    def gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """Pass the gradient straight through: no weight lies beyond the grid's end."""
+        return gradient
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: integers follow from the weights that training began with, scales from those of now."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up nothing."""
+
+
 class Constraints:
     """The constraints of a module's weights, by parameter name, each weight's in order of application."""
 
@@ -209,11 +256,18 @@ class Constraints:
         """Return the constraint of this kind on a weight, if it has one."""
         return next((item for item in self.kept.get(name, []) if isinstance(item, kind)), None)
 
-    def quantize(self, module: nn.Module, name: str, bits: int, axis: int | None = 0) -> None:
-        """Quantize one weight; one scale alone where clusters span its channels, so that they stay one value."""
+    def quantize(self, module: nn.Module, name: str, bits: int, axis: int | None = 0) -> int:
+        """Quantize one weight, unless it keeps to a coarser grid already; return the bits that it has.
+
+        It has one scale alone where clusters span its channels, so that they stay one value.
+        """
+        known = self.of(name, Levels)
+        if isinstance(known, Levels) and known.bits <= bits:
+            return known.bits
         clustered = self.of(name, Clustered)
         spans = isinstance(clustered, Clustered) and _spans(clustered, axis)
         self.add(name, FakeQuant(module.get_parameter(name), bits, None if spans else axis))
+        return bits
 
     @torch.no_grad()
     def hold(self, module: nn.Module) -> None:
@@ -285,21 +339,22 @@ class Constraints:
 def constraints_of(module: nn.Module, traits: Iterable[Trait]) -> Constraints:
     """Re-derive from the arrays what a module's traits promise: zeros stay zero, k values stay k.
 
-    Of prunable weights, the zeros become a mask where the model is SPARSE; where it is CLUSTERED, a tensor, channel
-    or group of at most k distinct values becomes codes and centroids, and one of more (a layer that was left alone)
-    stays free. Embedding tables may be clustered too; they are never pruned.
+    Of prunable weights, the zeros become a mask where the model is SPARSE; where it is CLUSTERED, a weight on a
+    4-bit grid keeps to its k integers, a tensor, channel or group of at most k distinct values becomes codes and
+    centroids, and one of more (a layer that was left alone) stays free. Embedding tables may be clustered too;
+    they are never pruned.
     """
     amounts = {trait.kind: trait.amount for trait in traits}
     found = Constraints()
     prunable = [weight for layer in counting.layers(module, None) for weight in layer.weights]
     for name in dict.fromkeys([*prunable, *_tables(module)]):
-        weight = module.get_parameter(name).detach()
-        if TraitKind.CLUSTERED in amounts:
-            clustered = Clustered.of(weight, int(amounts[TraitKind.CLUSTERED]))
-            if clustered is not None:
-                found.add(name, clustered)
-        if TraitKind.SPARSE in amounts and name in prunable and bool((weight == 0).any()):
-            found.add(name, Sparse.of(weight))
+        weight, k = module.get_parameter(name).detach(), int(amounts.get(TraitKind.CLUSTERED, 0))
+        few = Levels.of(weight, k) if k else None
+        clustered = Clustered.of(weight, k) if k and few is None else None
+        sparse = TraitKind.SPARSE in amounts and name in prunable and bool((weight == 0).any())
+        for each in (clustered, Sparse.of(weight) if sparse else None, few):
+            if each is not None:
+                found.add(name, each)
     return found
 
 

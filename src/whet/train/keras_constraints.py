@@ -19,6 +19,7 @@ from whet.models.keras import counting
 from whet.models.keras.adapter import KerasAdapter
 from whet.models.keras.axes import Axes
 from whet.models.model import Model
+from whet.train import levels
 from whet.types import TraitKind
 
 import tensorflow as tf  # after the adapter, which chooses the backend of Keras  # isort: skip
@@ -176,7 +177,10 @@ class FakeQuant:
         """Return the nearest values of the grid."""
         greatest = tf.reduce_max(tf.abs(weight), axis=self._others, keepdims=True)
         scale = tf.maximum(greatest, _LEAST) / self.most
-        return tf.round(weight / scale) * scale
+        return self._rounded(weight / scale) * scale
+
+    def _rounded(self, steps: Any) -> Any:
+        return tf.round(steps)
 
     def gradient(self, gradient: Any, weight: Any) -> Any:
         """Pass the gradient straight through: no weight lies beyond the grid's end."""
@@ -188,6 +192,30 @@ class FakeQuant:
 
     def load(self, state: Mapping[str, Array]) -> None:
         """Take up nothing."""
+
+
+class Levels(FakeQuant):
+    """The forward pass sees weights on the few integers of a 4-bit grid that clustering chose for their tensor.
+
+    Which of them a weight has may change; a channel ends at its greatest magnitude, as on any grid.
+
+    Attributes:
+        integers: Sorted, both ends of the grid among them.
+    """
+
+    def __init__(self, integers: Array, axes: Axes, count: int) -> None:
+        super().__init__(4, axes, count)
+        self.integers = tf.constant(integers, tf.float32)
+        self._between = ((integers[1:] + integers[:-1]) / 2).tolist()
+
+    @classmethod
+    def of(cls, weight: Array, most: int, axes: Axes) -> Levels | None:
+        """Find the at most ``most`` integers of a weight's channels; None where it is on no such grid."""
+        integers = levels.shared(axes.rows(weight), most)
+        return None if integers is None else cls(integers, axes, weight.ndim)
+
+    def _rounded(self, steps: Any) -> Any:
+        return tf.gather(self.integers, tf.raw_ops.Bucketize(input=steps, boundaries=self._between))
 
 
 class Constraints:
@@ -216,12 +244,16 @@ class Constraints:
         """Return the constraint of this kind on a weight, if it has one."""
         return next((item for item in self.kept.get(name, []) if isinstance(item, kind)), None)
 
-    def quantize(self, name: str, bits: int, axes: Axes) -> None:
-        """Lay a grid over one weight, clipped to it."""
+    def quantize(self, name: str, bits: int, axes: Axes) -> int:
+        """Lay a grid over one weight, clipped to it, unless it keeps to a coarser one; return the bits it has."""
+        known = self.of(name, Levels)
+        if known is not None and known.bits <= bits:
+            return int(known.bits)
         variable = self._variables[name]
         grid = FakeQuant(bits, axes, len(variable.shape))
         variable.assign(grid.clipped(np.array(variable.value)))
         self.add(name, grid)
+        return bits
 
     def hold(self) -> None:
         """Bring the weights back to where they may be; called before the first step and after each."""
@@ -300,9 +332,10 @@ class Constraints:
 def constraints_of(model: Model) -> Constraints:
     """Re-derive from the arrays what a model's traits promise: zeros stay zero, k values stay k.
 
-    Of prunable weights, the zeros become a mask where the model is SPARSE; where it is CLUSTERED, a weight, channel
-    or group of at most k distinct values becomes codes and centroids, and one of more (a layer that was left alone)
-    stays free. Tables may be clustered too; they are never pruned.
+    Of prunable weights, the zeros become a mask where the model is SPARSE; where it is CLUSTERED, a weight on a
+    4-bit grid keeps to its k integers, a weight, channel or group of at most k distinct values becomes codes and
+    centroids, and one of more (a layer that was left alone) stays free. Tables may be clustered too; they are
+    never pruned.
     """
     amounts = {trait.kind: trait.amount for trait in model.traits}
     found = Constraints(model.payload)
@@ -310,13 +343,13 @@ def constraints_of(model: Model) -> Constraints:
     axes = places.axes(model.payload)
     weights = KerasAdapter().weights(model)
     for name in dict.fromkeys([*prunable, *places.tables(model.payload).values()]):
-        weight = weights[name]
-        if TraitKind.CLUSTERED in amounts:
-            clustered = Clustered.of(weight, int(amounts[TraitKind.CLUSTERED]), axes[name])
-            if clustered is not None:
-                found.add(name, clustered)
-        if TraitKind.SPARSE in amounts and name in prunable and bool((weight == 0).any()):
-            found.add(name, Sparse((weight != 0).astype(weight.dtype)))
+        weight, k = weights[name], int(amounts.get(TraitKind.CLUSTERED, 0))
+        few = Levels.of(weight, k, axes[name]) if k else None
+        clustered = Clustered.of(weight, k, axes[name]) if k and few is None else None
+        sparse = TraitKind.SPARSE in amounts and name in prunable and bool((weight == 0).any())
+        for each in (clustered, Sparse((weight != 0).astype(weight.dtype)) if sparse else None, few):
+            if each is not None:
+                found.add(name, each)
     return found
 
 

@@ -155,19 +155,63 @@ def test_an_array_of_nothing_stays_so():
 
 
 @pytest.mark.parametrize("keep_zeros", [True, False])
-def test_on_the_grid_int8_by_channel_finds_the_same_integers(keep_zeros):
+@pytest.mark.parametrize(("bits", "k", "least"), [(8, 12, 15), (8, 255, 40), (4, 15, 18), (4, 7, 10)])
+def test_on_the_grid_integers_by_channel_are_found_again(bits, k, least, keep_zeros):
     array = normal(24, 40) * np.exp(normal(24, 1, seed=1))
     array[np.abs(array) < 0.3] = 0
     array[5] = 0
-    found = math.on_grid(array, 0, Codebook(12, keep_zeros=keep_zeros))
-    scale = np.abs(found).max(1, keepdims=True) / 127  # as per-channel INT8 takes it
+    top = 2 ** (bits - 1) - 1
+    found = math.on_grid(array, 0, Codebook(k, keep_zeros=keep_zeros), bits)
+    scale = np.abs(found).max(1, keepdims=True) / top  # as quantization by channel takes it
     codes = found / np.where(scale == 0, 1, scale)
     np.testing.assert_allclose(codes, np.rint(codes), atol=1e-4)
-    assert len(np.unique(np.rint(codes))) <= 12
-    np.testing.assert_allclose(np.abs(found).max(1), np.abs(array).max(1), rtol=1e-6)
+    assert len(np.unique(np.rint(codes))) <= k
+    if bits == 8:
+        np.testing.assert_allclose(np.abs(found).max(1), np.abs(array).max(1), rtol=1e-6)
     if keep_zeros:
         assert (found[array == 0] == 0).all()
-    assert math.sqnr_db(math.noise(array, found)) > 15
+    assert math.sqnr_db(math.noise(array, found)) > least
+    np.testing.assert_allclose(math.on_grid(found, 0, Codebook(k, keep_zeros=keep_zeros), bits), found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [5, 15])
+def test_on_the_grid_of_4_bits_a_channel_ends_where_it_errs_least(k):
+    """Against every end of a fine row, for the codebook that came out."""
+    array = np.random.default_rng(0).standard_t(4, (6, 200)).astype(np.float32)
+    found = math.on_grid(array, 0, Codebook(k), 4)
+    scale = np.abs(found).max(1, keepdims=True) / 7
+    values = np.unique(np.rint(found / scale))
+    assert {-7, 7} <= set(values)
+    for row, mine in zip(array, found, strict=True):
+        ends = np.linspace(0.3, 1, 200) * np.abs(row).max()
+        each = [values * end / 7 for end in ends]
+        errors = [error(row, one[np.abs(row[:, None] - one).argmin(1)]) for one in each]
+        assert error(row, mine) <= min(errors) * 1.03
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("seed", range(12))
+def test_integers_are_chosen_as_trying_all_of_them_would(seed, alone):
+    rng = np.random.default_rng(seed)
+    top = int(rng.integers(2, 6))
+    points = np.arange(-top, top + 1.0)
+    weights = rng.exponential(1, len(points)) * (rng.random(len(points)) > 0.2)
+    k = int(rng.integers(3, len(points) + 1))
+
+    def lost(values):
+        others = [value for value in values if value or not alone]
+        return sum(
+            weight * min((point - value) ** 2 for value in (others if point or not alone else values))
+            for point, weight in zip(points, weights, strict=True)
+        )
+
+    must = {-float(top), float(top), *([0.0] if alone else [])}
+    rest = [point for point in points if point not in must]
+    best = min(lost(sorted(must | set(each))) for each in itertools.combinations(rest, k - len(must)))
+    found = optimal.among(points, weights, k, top if alone else None)
+    assert must <= set(found)
+    assert len(found) <= k
+    assert lost(found) == pytest.approx(best, abs=1e-9)
 
 
 def test_signal_over_noise_is_what_it_says():

@@ -184,6 +184,15 @@ def test_a_weight_between_grids_has_none():
     assert on_grid(np.float32([[5, 100, -3, 127]]), 0, 63) is None
 
 
+@pytest.mark.parametrize(("end", "most"), [(7, 7), (7, 127), (127, 127)])
+def test_channels_that_all_end_alike_keep_their_integers(end, most):
+    """A channel of the ends and zero alone could be -1, 0 and 1, but is what clustering made of it."""
+    rows = np.float32([[end, -3, 2, 0], [0, 0, -end, end], [-end, 0, 0, 0], [0, 0, 0, 0]])
+    integers, scales = on_grid(rows * np.float32([[0.1], [0.3], [0.7], [1]]), 0, most)
+    np.testing.assert_array_equal(integers, rows)
+    np.testing.assert_allclose(scales[:3], [0.1, 0.3, 0.7], rtol=1e-6)
+
+
 def test_channels_of_one_grid_go_on_sharing_integers():
     """A channel of 2 and 4 alone could be 1 and 2 of a coarser grid: the tensor would have more integers then."""
     rows = np.float32([[1, -3, 4, 7, 2, -4], [2, 4, -4, 2, 2, 2], [4, 4, 4, 4, 4, 4], [0, 0, 0, 0, 0, 0]])

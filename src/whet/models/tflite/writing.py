@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any
 
 import flatbuffers
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from whet.types import Array
 
 _KIND = b"TFL3"
+_RUNTIME = b"min_runtime_version"  # a metadata entry: text, filled up with zeros to 16 bytes
 _ALIGNED = 16  # the schema's force_align of constants, which its Python form leaves out
 
 
@@ -43,6 +45,21 @@ def hold(model: Any, tensor: Any, data: Array) -> None:
         tensor.buffer = len(model.buffers)
         model.buffers.append(schema.BufferT())
     model.buffers[tensor.buffer].data = data
+
+
+def need_runtime(model: Any, version: str) -> None:
+    """Raise the oldest runtime that a file says it runs on to this version; where it says none, it goes on so."""
+    for one in model.metadata or []:
+        data = model.buffers[one.buffer].data
+        if one.name != _RUNTIME or data is None:
+            continue
+        told = np.asarray(data, np.uint8).tobytes().rstrip(b"\0").decode(errors="replace")
+        if re.fullmatch(r"\d+(\.\d+)*", told, re.ASCII) and _numbers(told) < _numbers(version):
+            model.buffers[one.buffer].data = np.frombuffer(version.encode().ljust(len(data), b"\0"), np.uint8)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def drop_unused(model: Any) -> int:

@@ -18,7 +18,9 @@ _EXACT = 4096  # values that are solved exactly
 _MERGED = 2048  # points that stand for more of them
 _BINS = 1 << 16  # of the histogram that these are polished on
 _ROUNDS = 300  # of Lloyd's iteration, at most
-_INT8 = 127
+_CLIPPED = 7  # the greatest integer of grids so coarse that clipping a channel pays
+_CLIPS = np.linspace(1.0, 0.3, 36)  # shares of its greatest magnitude that such a channel is tried at
+_SEEN = 4096  # numbers of a channel that find its scale
 _NARROW = 1e-30  # a range that has no bins in float32
 
 
@@ -59,30 +61,60 @@ def cluster(array: Array, axis: Axes, group: int, book: Codebook) -> Array:
     return _back(found.reshape(moved.shape), axis)
 
 
-def on_grid(array: Array, axis: Axes, book: Codebook) -> Array:
-    """Return an array of at most ``book.k`` (4 or more) integers of -127..127, each channel times its own scale.
+def on_grid(array: Array, axis: Axes, book: Codebook, bits: int) -> Array:
+    """Return an array of at most ``book.k`` (4 or more) integers of ``bits``, each channel times its own scale.
 
-    A channel's scale is its greatest magnitude over 127, as per-channel INT8 finds it; 127 and -127 are among the
-    integers where a channel reaches them, so that it finds the same again. Errors weigh as in the weights.
+    Integers are -127..127 of 8 bits, -7..7 of 4. Both ends are among them and every channel ends at one, so that
+    per-channel quantization, whose scale is the greatest magnitude over 127 or 7, finds the same again. Of 4 bits a
+    channel is clipped to where its squared error is least. Errors weigh as in the weights.
     """
     moved = _channels_first(array, axis)
-    rows = moved.reshape(-1, row(array, axis)).astype(np.float64)
-    scales = np.abs(rows).max(1, keepdims=True) / _INT8
-    scales[scales == 0] = 1
-    codes = np.rint(rows / scales).astype(np.int64)
-    counts = np.zeros(2 * _INT8 + 1)  # of the integers, each by the square of its channel's scale
-    np.add.at(counts, codes + _INT8, np.broadcast_to(scales**2, codes.shape))
-    fixed = [value for value in (-_INT8, _INT8) if counts[value + _INT8]]
-    if book.keep_zeros and counts[_INT8]:
-        fixed.append(0)
-    counts[np.array(fixed, int) + _INT8] = 0
-    points = np.arange(-_INT8, _INT8 + 1.0)
-    free = _centroids(points, counts, book, book.k - len(fixed)) if counts.any() else points[:0]
-    values = np.unique(np.concatenate([fixed, np.rint(free)]))
-    table = _nearest(points, values)
-    if book.keep_zeros:
-        table = _off_zero(points, values, table)
-    return _back((table[codes + _INT8] * scales).reshape(moved.shape), axis).astype(array.dtype)
+    numbers = rows(array, axis).astype(np.float64)
+    top = 2 ** (bits - 1) - 1
+    every = np.arange(-top, top + 1.0)
+    scales = _scales(numbers, every)
+    values = _integers(numbers / scales, scales, every, book)
+    if len(values) < len(every):
+        scales = _scales(numbers, values)  # fewer values end elsewhere
+    found = _snapped(numbers / scales, values, book.keep_zeros) * scales
+    return _back(found.reshape(moved.shape), axis).astype(array.dtype)
+
+
+def _scales(numbers: Array, values: Array) -> Array:
+    """Return the scale of each channel (channels, 1), by which its numbers are nearest to some sorted integers."""
+    full = np.abs(numbers).max(1, keepdims=True) / values[-1]
+    full[full == 0] = 1
+    if values[-1] > _CLIPPED:
+        return np.asarray(full)
+    seen = numbers[:, :: max(1, numbers.shape[1] // _SEEN)]
+    best, least = full, np.full(full.shape, np.inf)
+    for share in _CLIPS:
+        scale = full * share
+        error = ((_nearest(seen / scale, values) * scale - seen) ** 2).sum(1, keepdims=True)
+        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+    return np.asarray(best)
+
+
+def _integers(steps: Array, scales: Array, every: Array, book: Codebook) -> Array:
+    """Choose sorted integers, the ends among them, by k-means on those that steps (channels, n) are nearest to."""
+    top = int(every[-1])
+    codes = np.clip(np.rint(steps), -top, top).astype(np.int64)
+    counts = np.zeros(len(every))  # of the integers, each by the square of its channel's scale
+    np.add.at(counts, codes + top, np.broadcast_to(scales**2, codes.shape))
+    zero = top if book.keep_zeros and counts[top] else None
+    if book.initial == "optimal":
+        return optimal.among(every, counts, book.k, zero)
+    fixed = [0, len(every) - 1, *([] if zero is None else [zero])]
+    counts[fixed] = 0
+    free = _centroids(every, counts, book, book.k - len(fixed)) if counts.any() else every[:0]
+    return np.unique(np.concatenate([every[fixed], np.rint(free)]))
+
+
+def _snapped(steps: Array, values: Array, keep_zeros: bool) -> Array:
+    """Return the nearest of the values; a zero that is kept stands for nothing but itself."""
+    if not keep_zeros or 0 not in values:
+        return _nearest(steps, values)
+    return np.where(np.rint(steps) == 0, 0.0, _nearest(steps, values[values != 0]))
 
 
 def distinct(array: Array, axis: Axes = 0, group: int = 0) -> int:
@@ -90,6 +122,11 @@ def distinct(array: Array, axis: Axes = 0, group: int = 0) -> int:
     parts = _channels_first(array, axis).reshape(-1, group or max(array.size, 1))
     ordered = np.sort(parts, axis=1)
     return int((np.diff(ordered, axis=1) != 0).sum(1).max(initial=0)) + 1
+
+
+def rows(array: Array, axis: Axes) -> Array:
+    """Return an array as (channels, numbers of each)."""
+    return _channels_first(array, axis).reshape(-1, row(array, axis))
 
 
 def row(array: Array, axis: Axes) -> int:
@@ -257,12 +294,6 @@ def _nearest(points: Array, values: Array) -> Array:
     """Return for each point the nearest of some sorted values."""
     nearest: Array = values[np.searchsorted((values[1:] + values[:-1]) / 2, points)]
     return nearest
-
-
-def _off_zero(points: Array, values: Array, table: Array) -> Array:
-    """Have zero stand for nothing but itself, where there are other values."""
-    others = values[values != 0]
-    return np.where(points == 0, 0.0, _nearest(points, others)) if len(others) else table
 
 
 def bits_for(values: int) -> int:

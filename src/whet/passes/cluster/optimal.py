@@ -108,3 +108,48 @@ def _best(tables: tuple[Array, Array, Array], ends: Array, low: Array, high: Arr
     hits = np.flatnonzero(gains == np.repeat(best, counts))
     first = hits[np.searchsorted(hits, starts)]
     return best, at[first] - np.repeat(row.ravel(), len(ends))
+
+
+def among(points: Array, weights: Array, k: int, alone: int | None) -> Array:
+    """Return the at most k points, both ends among them, that stand for all with the least squared error.
+
+    The same programming, over pairs of chosen neighbours: what lies between two goes to the nearer.
+
+    Args:
+        points: (n,) sorted.
+        weights: (n,) how often each counts.
+        k: 2 or more; 3 with ``alone``.
+        alone: Place of a point that is chosen and stands for nothing but itself; None for no such.
+    """
+    n = len(points)
+    between = _between(points, weights, n if alone is None else alone)
+    best = np.where(np.arange(n) == 0, 0.0, np.inf)  # of a walk from the first point to each
+    before = []
+    for _ in range(k - 1):
+        sums = best[:, None] + between
+        before.append(sums.argmin(axis=0))
+        best = sums.min(axis=0)
+    chosen = [n - 1]
+    for each in reversed(before):
+        chosen.append(int(each[chosen[-1]]))
+    found: Array = points[np.unique(chosen)]
+    return found
+
+
+def _between(points: Array, weights: Array, alone: int) -> Array:
+    """Return (n, n): the squared error of what lies between two chosen points, infinite where these cannot be."""
+    moments = [np.concatenate([[0.0], np.cumsum(weights * points**power)]) for power in range(3)]
+
+    def error(low: Array, high: Array, at: Array) -> Array:
+        mass, total, square = (each[high] - each[low] for each in moments)
+        return np.asarray(square - 2 * at * total + at * at * mass)
+
+    found = np.full((len(points), len(points)), np.inf)
+    for first in range(len(points)):
+        lasts = np.arange(first + 1, len(points))
+        halves = np.searchsorted(points, (points[first] + points[lasts]) / 2, side="right")
+        halves = np.where(lasts == alone, lasts, first + 1 if first == alone else halves)
+        lost = error(np.full(len(lasts), first + 1), halves, points[first]) + error(halves, lasts, points[lasts])
+        found[first, lasts] = np.where((first < alone) & (alone < lasts), np.inf, lost)
+    np.fill_diagonal(found, 0.0)  # a walk may stay where it is: fewer points do
+    return found

@@ -27,9 +27,14 @@ class Cluster(Pass):
     and ``k-means++`` are starts of Lloyd's iteration, which may end in a worse place.
 
     A BatchNorm that is folded in later multiplies each channel: at most so many values *a channel* are left. To
-    keep one codebook a tensor, cluster the exported file after ``optimize-graph``. ``grid`` is for INT8 afterwards:
-    one codebook of integers a tensor and a scale a channel, which per-channel INT8 reproduces exactly (unless it
-    reduces its range), folded or not. ``pack`` stores up to 128 values as codes, by tensor or by channel.
+    keep one codebook a tensor, cluster the exported file after ``optimize-graph``. ``grid`` is for integers
+    afterwards: one codebook of them a tensor and a scale a channel, which per-channel INT8 reproduces exactly
+    (unless it reduces its range), folded or not; a BatchNorm that turns a channel's sign adds the negatives of its
+    integers. With ``grid_bits = 4`` they are -7 to 7, 15 at most, each channel clipped to where it errs least, and
+    a file of INT4 weights has the very same. ``pack`` stores up to 128 values as codes, by tensor or by channel.
+
+    Trained afterwards, by ``distill`` or ``qat``, a weight on a 4-bit grid may take another integer of its tensor's
+    codebook; no integer is added. Values of an INT8 grid become each channel's own, no more than there were.
 
     By tensor ten million weights take seconds, by channel minutes. With ``ratio`` or ``size_bytes`` each layer gets
     the bits that cost the model least, from two up.
@@ -65,8 +70,11 @@ class Cluster(Pass):
     initial: Annotated[Initial, Meta(description="Where k-means starts; optimal needs no start.")] = "optimal"
     grid: Annotated[
         bool,
-        Meta(description="Values on the INT8 grid of each channel's scale, one codebook of integers a tensor."),
+        Meta(description="Values on the integer grid of each channel's scale, one codebook of integers a tensor."),
     ] = False
+    grid_bits: Annotated[
+        Literal[4, 8], Meta(description="Bits of the grid's integers: as many as weights are to have in the file.")
+    ] = 8
     keep_zeros: Annotated[
         Literal["auto", "on", "off"],
         Meta(description="Keep zeros zero, as one of the values. auto: where the model was pruned."),
@@ -87,7 +95,8 @@ class Cluster(Pass):
     @property
     def most(self) -> int:
         """The most values a codebook may have."""
-        return self.clusters or (2**self.bits if self.bits else 256 if self.sized else 16)
+        asked = self.clusters or (2**self.bits if self.bits else 256 if self.sized else 16)
+        return min(asked, 2**self.grid_bits - 1) if self.grid else asked
 
     @property
     def sized(self) -> bool:
@@ -104,11 +113,25 @@ class Cluster(Pass):
             raise RecipeError(
                 f"cluster takes ratio = {self.ratio} or size_bytes = {self.size_bytes}; leave one out"
             )
+        self._check_grid()
+        super().check(source)
+
+    def _check_grid(self) -> None:
+        asked = self.clusters or 2**self.bits
+        if not self.grid and self.grid_bits != 8:
+            raise RecipeError(f"cluster with grid_bits = {self.grid_bits} is on no grid; set grid = true too")
         if self.grid and self.most < 4:
-            raise RecipeError(f"cluster with grid takes 4 values or more, 127 and -127 among them, not {self.most}")
+            top = 2 ** (self.grid_bits - 1) - 1
+            raise RecipeError(
+                f"cluster with grid takes 4 values or more, {top} and -{top} among them, not {self.most}"
+            )
+        if self.grid and asked > 2**self.grid_bits:
+            raise RecipeError(
+                f"cluster with grid_bits = {self.grid_bits} has {2**self.grid_bits - 1} values to choose from, not "
+                f"{asked}; ask for fewer, or leave grid_bits out"
+            )
         if self.grid and self.granularity != "tensor":
             raise RecipeError(
                 f"cluster with grid has one codebook a tensor and a scale a channel; "
                 f"leave granularity = {self.granularity!r} out"
             )
-        super().check(source)

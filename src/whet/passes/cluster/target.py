@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from whet.passes.cluster import math
 from whet.passes.cluster.math import Axes, Codebook
+from whet.train import levels
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -24,7 +25,7 @@ class Target:
         array: As it is.
         axis: Of its output channels, or the axes that number them together.
         group: Neighbours in a channel that share a codebook; 0 of one codebook for all.
-        grid: Whether values lie on the INT8 grid of each channel.
+        grid: Bits of the grid of each channel that values lie on; 0: of none.
         book: As asked for.
     """
 
@@ -33,19 +34,20 @@ class Target:
     array: Array
     axis: Axes
     group: int
-    grid: bool
+    grid: int
     book: Codebook
 
     def clustered(self, book: Codebook) -> Array:
         """Return the array with the values of codebooks like this."""
         if self.grid:
-            return math.on_grid(self.array, self.axis, book)
+            return math.on_grid(self.array, self.axis, book, self.grid)
         return math.cluster(self.array, self.axis, self.group, book)
 
     def distinct(self, array: Array) -> int:
-        """Return the most values that share a codebook in an array in place of this; of a grid, in a channel."""
-        row = math.row(array, self.axis)
-        return math.distinct(array, self.axis, row if self.grid else self.group)
+        """Return the most values that a codebook has in an array in place of this; on a grid these are integers."""
+        if self.grid:
+            return len(levels.of(math.rows(array, self.axis), 2 ** (self.grid - 1) - 1))
+        return math.distinct(array, self.axis, self.group)
 
     def stored_bytes(self, book: Codebook) -> int:
         """Return what it takes as codes and codebooks; on a grid these are integers, with a scale a channel."""

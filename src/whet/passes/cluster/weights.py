@@ -96,7 +96,8 @@ def _target(request: Cluster, layer: Layer, array: Array, axis: Axes | None, boo
         axis = 1 if layer.kind in _SECOND_AXIS else 0
     row = math.row(array, axis)
     group = {"tensor": 0, "channel": row, "group": request.group if row % request.group == 0 else row}
-    return Target(layer.name, layer.kind, array, axis, group[request.granularity], request.grid, book)
+    grid = request.grid_bits if request.grid else 0
+    return Target(layer.name, layer.kind, array, axis, group[request.granularity], grid, book)
 
 
 def _clustered(

@@ -26,6 +26,7 @@ _FILLED = ("FLOAT32", "FLOAT16", "INT8")  # types that LiteRT's DENSIFY has
 _READERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _BLOCKS = (1, 2, 4, 8, 16)
 _NODE = 224  # bytes of an operator that fills up, its tensor, and the account of where values lie
+_SINCE = "2.2.0"  # the runtime that DENSIFY came with, by TensorFlow's table of operators' versions
 _COMPARED = 4  # samples
 _WIDTHS = (
     (np.uint8, schema.SparseIndexVector.Uint8Vector, schema.Uint8VectorT),
@@ -44,6 +45,7 @@ def pack(request: Pack, model: Model, context: PassContext) -> Outcome:
         return Outcome(model, (), tuple(skipped))
     for each in sorted(found, key=lambda each: -each.first):  # the last first: places of operators stay
         _store(raw, graph, each)
+    writing.need_runtime(raw, _SINCE)
     content = writing.packed(raw)
     assert model.signature is not None
     batch = context.sample(model.signature, _COMPARED)

@@ -84,8 +84,7 @@ def _laid(
             continue
         for name in layer.weights:
             wanted = request.edge_bits if layer.name in edges else request.weight_bits
-            bits[name] = wanted if layer.kind in _FEW_BITS else 8
-            constraints.quantize(name, bits[name], axes[name])
+            bits[name] = constraints.quantize(name, wanted if layer.kind in _FEW_BITS else 8, axes[name])
     return bits, tuple(skipped)
 
 

@@ -195,8 +195,11 @@ def _fits(shares: Array, top: int) -> Array:
 def _alike(shares: Array, tops: Array, most: int) -> Array:
     """Return multiples of ``tops`` with which the rows have as few distinct integers together as can be seen.
 
-    Rows of many values have no choice and come first; the others follow them.
+    Where one end serves all rows, as clustering on a grid leaves them, all have it. Else rows of many values, which
+    have no choice, come first; the others follow them.
     """
+    if not (tops.max(initial=1) % tops).any():
+        return np.full_like(tops, tops.max(initial=1))
     found = [np.unique(np.rint(row * top)).astype(np.int64) for row, top in zip(shares, tops, strict=True)]
     used: set[int] = set()
     chosen = tops.copy()

@@ -84,8 +84,8 @@ def _laid(
         reason = excluded(layer.name, layer.kind, request.exclude, request.exclude_types)
         for name in layer.weights:
             if reason is None and name in products:
-                bits[name] = min(most, request.edge_bits if name in edges else request.weight_bits)
-                constraints.quantize(module, name, bits[name])
+                wanted = min(most, request.edge_bits if name in edges else request.weight_bits)
+                bits[name] = constraints.quantize(module, name, wanted)
         if layer.weights and not bits.keys() & set(layer.weights):
             told = _NO_INTEGERS.get(layer.kind, f"its weight is not seen as that of a product ({layer.kind})")
             skipped.append(Skipped(layer.name, reason or told))

@@ -30,8 +30,9 @@ class Qat(Pass):
     What comes out is a float model of the same layers whose weights lie on their grids: **no smaller and no faster
     by itself**. ``export-onnx``, ``optimize-graph`` and ``static-int8`` then give it integers, the very ones that
     were trained; ``pack`` stores them in as few bits. Zeros of a pruned model stay zero, and weights that share a
-    value go on sharing it (one scale a tensor, where they share it across channels). LSTMs, GRUs, embeddings,
-    transposed convolutions and the fused projection of ``nn.MultiheadAttention`` are left as they are, and said.
+    value go on sharing it (one scale a tensor, where they share it across channels); those on a 4-bit grid of
+    ``cluster`` keep to its integers, where 4 bits or more are asked for. LSTMs, GRUs, embeddings, transposed
+    convolutions and the fused projection of ``nn.MultiheadAttention`` are left as they are, and said.
 
     In Keras a grid is the one that LiteRT's quantizer finds in a file: a scale a channel, which ends at its
     greatest weight; of 8 bits where LiteRT has no kernels for fewer (depthwise and transposed convolutions).
