@@ -43,15 +43,11 @@ def task_of(
 
 
 def check_labels(settings: Recovery, labels: Any, taught: bool) -> None:
-    """Refuse a loss that needs labels where there are none, or of pictures that are blends of several.
+    """Refuse a loss that needs labels where there are none.
 
     Raises:
         DataError: There are none.
-        RecipeError: Pictures are mixed, and there is no original that tells what a blend is.
     """
-    if "mix" in settings.augment and not taught:
-        raise RecipeError("augment with 'mix' learns the original's outputs on blended pictures, and there is no "
-                          "original to learn from; leave 'mix' out")  # fmt: skip
     if labels is not None or settings.loss or (taught and settings.alpha == 1):
         return
     asked = f"alpha = {settings.alpha:g} mixes in the labels' loss" if taught else "training without an original"

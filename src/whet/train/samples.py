@@ -82,11 +82,11 @@ class TrainingSet:
 
 
 def augmented(batch: Batch, settings: Recovery, seed: int, step: int, channels: int = 1) -> Batch:
-    """Return pictures (N, C, H, W), mirrored, shifted and mixed at random; what is shifted in repeats the edge.
+    """Return pictures (N, C, H, W), mirrored and shifted at random; what is shifted in repeats the edge.
 
     Args:
         batch: Pictures, whose axis of channels is ``channels``: 1 of torch, -1 of Keras.
-        settings: Which of these is asked for.
+        settings: Which of both is asked for.
         seed: What is drawn follows from it,
         step: and from this.
         channels: The axis of channels.
@@ -115,8 +115,6 @@ def augmented(batch: Batch, settings: Recovery, seed: int, step: int, channels: 
             columns = _shifted(columns, last.shape[2], rng)
         samples = np.arange(len(array))[:, None, None]
         taken = last[samples, rows[:, :, None], columns[:, None, :]]
-        if "mix" in settings.augment:
-            taken = _mixed(taken, rng)
         changed[name] = np.ascontiguousarray(np.moveaxis(taken, -1, channels))
     return changed
 
@@ -125,14 +123,6 @@ def _shifted(places: Array, size: int, rng: np.random.Generator) -> Array:
     """Shift each sample's places by up to an eighth of the side."""
     shift = rng.integers(-(size // 8), size // 8, len(places), endpoint=True)
     return np.asarray(np.clip(places + shift[:, None], 0, size - 1))
-
-
-def _mixed(pictures: Array, rng: np.random.Generator) -> Array:
-    """Blend each picture with another of its batch, by a share that is drawn."""
-    share = rng.random((len(pictures), 1, 1, 1), np.float32)
-    others = pictures[rng.permutation(len(pictures))]
-    blended = share * pictures + (1 - share) * others
-    return blended.astype(pictures.dtype) if pictures.dtype.kind == "f" else np.rint(blended).astype(pictures.dtype)
 
 
 def _splits(context: Trainer) -> Splits:

@@ -85,11 +85,8 @@ class Recovery:
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="Of matrices and kernels.")] = 0.01
     warmup: Annotated[float, Meta(ge=0, lt=1, description="Share of the steps in which the rate rises.")] = 0.05
     augment: Annotated[
-        tuple[Literal["flip", "crop", "mix"], ...],
-        Meta(
-            description="flip: mirror half of the pictures; crop: shift each by up to an eighth of its side; mix: "
-            "blend each with another of its batch, for long trainings on few pictures."
-        ),
+        tuple[Literal["flip", "crop"], ...],
+        Meta(description="flip: mirror half of the pictures; crop: shift each by up to an eighth of its side."),
     ] = ()
 
     def check_training(self, name: str, source: Format) -> None:
@@ -98,11 +95,6 @@ class Recovery:
         Raises:
             RecipeError: Of the pass ``name``, on a model of the format ``source``.
         """
-        if "mix" in self.augment and (self.alpha < 1 or self.loss):
-            raise RecipeError(
-                f"{name} with augment = {list(self.augment)} learns the original's outputs alone: a blend of two "
-                f"pictures has no label; set alpha = 1 and give no loss, or leave 'mix' out"
-            )
         for key, value in (("loss", self.loss), ("fit", self.fit)):
             if value and userfile.split(value) is None:
                 raise RecipeError(f"{key} = {value!r} names no function; write file.py:function")

@@ -11,7 +11,6 @@ from whet.passes.base import Pass
 from whet.passes.distill.spec import Distill
 from whet.recipe.recipe import Recipe
 from whet.recipe.schema import schema
-from whet.train.judged import check_labels
 from whet.train.spec import Recovery
 from whet.types import Format
 
@@ -63,15 +62,6 @@ def test_what_a_setting_does_not_take_is_named_flat_and_in_a_table(tmp_path, nes
         load(tmp_path, f"[[steps]]\npass = 'distill'\n{line}\n")
     with pytest.raises(RecipeError, match=rf"step 1: nested.*recovery.*{told}"):
         load(tmp_path, f"[[steps]]\npass = 'nested'\n[steps.recovery]\n{line}\n")
-
-
-@pytest.mark.parametrize("more", [{"alpha": 0.9}, {"loss": "mine.py:loss"}])
-def test_blended_pictures_have_no_labels(more):
-    with pytest.raises(RecipeError, match=r"a blend of two pictures has no label; set alpha = 1"):
-        Distill(augment=("flip", "mix"), **more).check(Format.TORCH)
-    Distill(augment=("flip", "mix")).check(Format.KERAS)
-    with pytest.raises(RecipeError, match="there is no original to learn from; leave 'mix' out"):
-        check_labels(Recovery(augment=("mix",)), [0, 1], taught=False)
 
 
 def test_the_schema_knows_every_setting():
