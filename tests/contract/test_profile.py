@@ -71,9 +71,30 @@ def torch_model():
     return TorchAdapter().open(source_of(module, inputs=(parse_input("float32[1,3,32,32]"),)), None)
 
 
+def keras_model():
+    keras = pytest.importorskip("keras")
+    from whet.models.keras.adapter import KerasAdapter  # chooses the backend
+
+    second = keras.layers.Conv2D(32, 3, 2, "same", activation="relu", name="second")
+    inner = keras.Sequential([keras.Input((32, 32, 32)), second], name="inner")
+    layers = [
+        keras.Input((32, 32, 3)),
+        keras.layers.Conv2D(32, 3, padding="same", activation="relu", name="first"),
+        inner,
+        keras.layers.Flatten(),
+        keras.layers.Dense(10, name="fc"),
+    ]
+    return KerasAdapter().open(source_of(keras.Sequential(layers)), None)
+
+
 @pytest.mark.parametrize(
     ("make", "names"),
-    [(wide, ("first", "second", "fc")), (int8, ("first", "second", "fc")), (torch_model, ("0", "2", "5"))],
+    [
+        (wide, ("first", "second", "fc")),
+        (int8, ("first", "second", "fc")),
+        (torch_model, ("0", "2", "5")),
+        (keras_model, ("first", "inner.second", "fc")),
+    ],
 )
 def test_every_weighted_layer_is_counted_and_timed_and_the_times_add_up(make, names):
     model = make()
@@ -180,6 +201,25 @@ def test_arithmetic_outside_any_module_is_told_apart():
     model = TorchAdapter().open(source_of(Heavy(), inputs=(parse_input("float32[1,8]"),)), None)
     rows = {row.name: row for row in profile(model, model.signature.synthetic(1)).layers}
     assert rows["(outside modules)"].time_ms > rows["fc"].time_ms
+
+
+def test_a_keras_layer_that_is_called_twice_has_both_times_and_nothing_is_left_switched_off():
+    keras = pytest.importorskip("keras")
+    import tensorflow as tf
+
+    from whet.models.keras.adapter import KerasAdapter
+
+    before = tf.config.optimizer.get_experimental_options()
+    given = keras.Input((64,), name="row")
+    twice, once = keras.layers.Dense(64, name="twice"), keras.layers.Dense(64, name="once")
+    model = keras.Model(given, once(twice(twice(given))))
+    opened = KerasAdapter().open(source_of(model), None)
+    found = profile(opened, {"row": graphs.floats(512, 64)})
+    rows = {row.name: row for row in found.layers}
+    assert set(rows) == {"twice", "once"}
+    assert rows["twice"].time_ms > 1.2 * rows["once"].time_ms
+    assert rows["twice"].time_ms + rows["once"].time_ms == pytest.approx(found.time_ms)
+    assert tf.config.optimizer.get_experimental_options() in (before, {**before, "disable_meta_optimizer": False})
 
 
 def test_hooks_are_gone_afterwards():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _TIMERS = {
     Format.TORCH: ("whet.profile.torch:layer_times", "torch"),
+    Format.KERAS: ("whet.profile.keras:layer_times", "keras"),
     Format.ONNX: ("whet.profile.onnx:layer_times", "onnx"),
     Format.TFLITE: ("whet.profile.tflite:layer_times", "litert"),
 }

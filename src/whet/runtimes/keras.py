@@ -21,6 +21,21 @@ if TYPE_CHECKING:
     from whet.types import Array, Batch
 
 
+def use_threads(threads: int) -> None:
+    """Have TensorFlow compute on so many threads, which it takes at its first use in a process.
+
+    Raises:
+        RuntimeFailure: It has begun with another number.
+    """
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    except RuntimeError as error:
+        if os.environ.get("TF_NUM_INTRAOP_THREADS") != str(threads):
+            raise RuntimeFailure(
+                f"TensorFlow has chosen its threads in this process already; ask for {threads} in a fresh one"
+            ) from error
+
+
 class KerasRuntime:
     """Runs Keras models in inference mode, as ``predict`` does: their graph (``tf.function``), not call by call."""
 
@@ -30,14 +45,7 @@ class KerasRuntime:
 
     def open(self, stored: Stored, deployment: Deployment) -> KerasSession:
         """Load the stored model. TensorFlow takes its number of threads at the first use in a process."""
-        try:
-            tf.config.threading.set_intra_op_parallelism_threads(deployment.threads)
-        except RuntimeError as error:
-            if os.environ.get("TF_NUM_INTRAOP_THREADS") != str(deployment.threads):
-                raise RuntimeFailure(
-                    f"TensorFlow has chosen its threads in this process already; ask for {deployment.threads} in a "
-                    f"fresh one"
-                ) from error
+        use_threads(deployment.threads)
         model = KerasAdapter().load(stored.path, stored.source)
         facts = {
             "runtime": "keras",

@@ -47,6 +47,11 @@ def replayed(model: keras.Model, call: Call = plainly) -> tuple[Any, Any]:
     return graph._inputs_struct, keras.tree.pack_sequence_as(graph._outputs_struct, outputs)
 
 
+def run(model: keras.Model, values: list[Any], call: Call) -> list[Any]:
+    """Call all layers of a model on tensors for its inputs, those inside models inside too; return its outputs."""
+    return _run(describe.functional(model), values, "", call)
+
+
 def _run(graph: Any, inputs: list[Any], prefix: str, call: Call) -> list[Any]:
     place = {id(tensor): given for tensor, given in zip(graph.inputs, inputs, strict=True)}
     for node in describe.nodes(graph):
