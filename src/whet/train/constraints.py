@@ -225,7 +225,8 @@ class Levels(FakeQuant):
     def seen(self, weight: Tensor) -> Tensor:
         """Return the nearest of the integers, times the scale of each channel."""
         scale, integers = self._fit(weight), self.integers.to(weight.device)
-        return integers[torch.bucketize(weight / scale, (integers[1:] + integers[:-1]) / 2)] * scale
+        steps = (weight / scale).contiguous()  # bucketize warns where channels lie last
+        return integers[torch.bucketize(steps, (integers[1:] + integers[:-1]) / 2)] * scale
 
     def gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
         """Pass the gradient straight through: no weight lies beyond the grid's end."""
