@@ -235,17 +235,16 @@ def test_pairs_of_texts_are_judged_by_their_cosine(shipped, tokenizer, tmp_path)
     assert np.shape(alone.answers(bundle, tmp_path / "one.txt")) == (1, 3)
 
 
-def pictures_model(path):
-    """Write (N, 3, 224, 224) to (N, 4): means of blocks of 56 x 56, then a matrix."""
-    weight = np.random.default_rng(2).normal(size=(48, 4)).astype(np.float32)
+def pictures_model(path, width=4):
+    """Write (N, 3, 224, 224) to (N, width): means of blocks of 56 x 56, then a matrix."""
+    weight = np.random.default_rng(2).normal(size=(48, width)).astype(np.float32)
     nodes = [
         ("AveragePool", ["picture"], ["blocks"], {"kernel_shape": [56, 56], "strides": [56, 56]}),
         ("Flatten", ["blocks"], ["flat"], {}),
         ("MatMul", ["flat", "w"], ["scores"], {}),
     ]
-    return save(
-        path, nodes, [("picture", "FLOAT", ["n", 3, 224, 224])], [("scores", "FLOAT", ["n", 4])], {"w": weight}
-    )
+    picture = [("picture", "FLOAT", ["n", 3, 224, 224])]
+    return save(path, nodes, picture, [("scores", "FLOAT", ["n", width])], {"w": weight})
 
 
 def track_of(track, place, tokenizer, labelled):
@@ -260,7 +259,7 @@ def track_of(track, place, tokenizer, labelled):
             folder.mkdir(exist_ok=True)
             Image.fromarray(pixels).save(folder / f"{at}.png")
         spec = ["--preprocess", "color=RGB; resize=256; crop=224; scale=1/255; layout=CHW"]
-        return pictures_model(place / "model.onnx"), data, spec
+        return pictures_model(place / "model.onnx", width=2 if labelled else 4), data, spec
     labels = rng.integers(0, 2, 200)
     if track == "tokens":
         lines = [" ".join(rng.choice(WORDS[4:], 230)) for _ in range(60)]
