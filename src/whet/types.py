@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -331,6 +331,12 @@ class Layer:
     parameters: int
     bytes: int
     macs: int | None = None
+
+    @staticmethod
+    def macs_of(layers: Iterable[Layer]) -> int | None:
+        """Return the MACs of all layers; None where those of one are unknown."""
+        macs = [layer.macs for layer in layers]
+        return None if None in macs else sum(count or 0 for count in macs)
 
     def of_one(self, samples: int) -> Layer:
         """Return the layer with the MACs of one sample, where they were counted for several."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from whet.types import Batch
 
 _WARM_UP, _CALLS = 3, 15
+_OPTIMIZER = "disable_meta_optimizer"
 _MORE = 8  # calls in one function, beyond the first
 
 
@@ -65,11 +66,12 @@ def _over(count: int, operation: Any, args: tuple[Any, ...], kwargs: dict[str, A
 @contextmanager
 def _as_written() -> Iterator[None]:
     """Keep TensorFlow from seeing that calls are the same, and making one of them."""
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    before = tf.config.optimizer.get_experimental_options().get(_OPTIMIZER, False)
+    tf.config.optimizer.set_experimental_options({_OPTIMIZER: True})
     try:
         yield
     finally:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+        tf.config.optimizer.set_experimental_options({_OPTIMIZER: before})
 
 
 def _milliseconds(call: Callable[..., Any], values: list[Any]) -> float:

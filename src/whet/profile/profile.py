@@ -100,7 +100,6 @@ def profile(model: Model, batch: Batch, threads: int = 1) -> Profile:
     batch = model.signature.bind(batch)
     layers = adapter_for(model.format).layers(model)
     total, times = _times(model, batch, threads)
-    macs = [layer.macs for layer in layers]
     return Profile(
         format=model.format,
         signature=model.signature,
@@ -109,7 +108,7 @@ def profile(model: Model, batch: Batch, threads: int = 1) -> Profile:
         layers=_rows(layers, times),
         parameters=sum(layer.parameters for layer in layers),
         bytes=sum(layer.bytes for layer in layers),
-        macs=None if None in macs else sum(count or 0 for count in macs),
+        macs=Layer.macs_of(layers),
         time_ms=total,
         machine=this_machine(),
     )

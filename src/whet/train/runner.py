@@ -29,7 +29,7 @@ class Runner:
         module: What is called.
         signature: Its inputs and outputs.
         device: Where it computes.
-        layout: How pictures lie in memory.
+        layout: How kernels of convolutions lie in memory, by which torch lays out what they give.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
@@ -45,12 +45,12 @@ class Runner:
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Run on a batch under any names that fit; return the outputs that have a row a sample."""
         bound = tensors(self.signature.bind(batch))
-        found = flatten(self.module(**{name: self._placed(value) for name, value in bound.items()}))
+        found = flatten(self.module(**{name: value.to(self.device) for name, value in bound.items()}))
         axes = {name: self._axes.get(name, 0) for name in found}
         return {name: value.movedim(axis, 0) for name, value in found.items() if (axis := axes[name]) is not None}
 
     def lay_out(self, samples: TrainingSet) -> None:
-        """Put channels last, in which convolutions of a processor learn up to twice as fast, if that answers alike.
+        """Put channels last, in which convolutions of a processor learn a third faster, if that answers alike.
 
         A module may depend on how its tensors lie (``view`` fails on what lies otherwise): it stays as it is.
         """
@@ -81,10 +81,6 @@ class Runner:
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=layout)
         self.layout = layout
-
-    def _placed(self, value: Tensor) -> Tensor:
-        moved = value.to(self.device)
-        return moved.contiguous(memory_format=self.layout) if value.ndim == 4 else moved
 
     @torch.no_grad()
     def outputs(

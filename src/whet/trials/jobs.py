@@ -31,7 +31,7 @@ from whet.recipe.execute import execute
 from whet.trials.fit import open_model
 from whet.trials.opened import BATCH, Judge, Opened, one, truth
 from whet.trials.problem import Candidate, Original, Problem, Scope
-from whet.types import Signature
+from whet.types import Layer, Signature
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -58,9 +58,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     opened = Opened(problem, on_event)
     splits = opened.splits
     converted = modes.told(looks(splits.parts.values(), on_event), splits.preprocess.color)
-    adapter = adapter_for(problem.source.format)
-    sample = splits.batch(Part.SELECT, range(min(2, splits.size(Part.SELECT))))
-    model = open_model(problem.source, splits, sample)
+    model = open_model(problem.source, splits, splits.batch(Part.SELECT, range(min(2, splits.size(Part.SELECT)))))
     assert model.signature is not None
     root = root_key(problem.source.fingerprint(), plain.fingerprint(model.signature))
     entry = opened.cache.get(root) or opened.cache.put(root, model, None, 0.0)
@@ -73,8 +71,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     judge = Judge(task, output, found if task.name == "fidelity" else truth(task, splits, Part.SELECT))
     if not entry.measures:
         opened.cache.annotate(entry, opened.step_measures(entry, judge))
-    layers = adapter.layers(model)
-    macs = [layer.macs for layer in layers]
+    layers = adapter_for(problem.source.format).layers(model)
     return Original(
         name=problem.source.name,
         format=problem.source.format,
@@ -87,7 +84,7 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
         goal=task.metric.goal,
         classes=splits.classes,
         parameters=sum(layer.parameters for layer in layers),
-        macs=None if None in macs else sum(count or 0 for count in macs),
+        macs=Layer.macs_of(layers),
         quality=assess(task, found, judge.truth),
         splits={str(part): splits.size(part) for part in Part},
         notes=(*splits.notes, *converted),
