@@ -46,3 +46,21 @@ def quick_clock():
     patch.setenv("PYTHONPATH", os.pathsep.join([str(QUICK), *([inherited] if inherited else [])]))
     yield
     patch.undo()
+
+
+HOSTILE = (
+    "traceback", "exit code", "message", "hang", "half-written", "orphan", "changed", "written outside", "control",
+)  # fmt: skip
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Count the hostile cases and what went wrong in them, by kind."""
+    tables = [
+        dict(report.user_properties)["hostile"]
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "call" and "hostile" in dict(report.user_properties)
+    ]
+    if tables:
+        counts = ", ".join(f"{kind} {sum(kind in found for found in tables)}" for kind in HOSTILE)
+        terminalreporter.write_line(f"hostile cases: {len(tables)}; problems: {counts}")
