@@ -59,7 +59,9 @@ def _write(folder):
     answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", 3])
     weights = [numpy_helper.from_array(hidden, "hidden"), numpy_helper.from_array(out, "out")]
     graph = helper.make_graph(nodes, "rows", [row], [answer], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "good.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "good.onnx"
+    )
     arrays = {}
     for part, count in (("train", 120), ("test", 200)):
         x = draw.normal(size=(count, 6)).astype(np.float32)
