@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parent))  # driver.py
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory):
-    """``good.onnx``, ``good.npz``, and the folders ``run`` and ``bundle`` of one finished search; not to be changed."""
+    """``good.onnx``, ``good.npz``, and the folders ``run`` and ``bundle`` of a finished search; read only."""
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "hostile-material"
     with FileLock(f"{folder}.lock"):
@@ -43,7 +43,7 @@ def survives(material, tmp_path, record_property):
 
 
 def _write(folder):
-    """Write a classifier (N, 6) to (N, 3) as an ONNX file, and rows that it labels itself, a tenth of them wrong."""
+    """Write a classifier (N, 6) to (N, 3) as ONNX, and rows that it labels itself, a tenth of them wrong."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

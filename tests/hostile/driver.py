@@ -39,7 +39,7 @@ class Case:
         says: Texts that the output must contain (standard output and error together, case ignored).
         silent: Texts that the output must not contain.
         prepare: Called with the folder of the case before the command; writes the hostile input.
-        needs: What is copied into the folder first: ``"bundle"`` (as ``bundle/``), ``"run"`` (as ``run/``), or both.
+        needs: What is copied into the folder first: ``"bundle"`` (as ``bundle/``), ``"run"`` (as ``run/``).
         program: What the interpreter runs in place of ``-m whet``: ``("{here}/bundle/predict.py",)``.
         rewrites: Whether files that were there before may change (a RUN folder that is resumed).
         check: Called with the folder and the finished command afterwards; returns a problem, or None.
@@ -67,7 +67,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended: its exit code (None if it had to be killed), what it printed, and how long it took."""
+    """A command that has ended: exit code (None if it had to be killed), what it printed, how long it took."""
 
     code: int | None
     out: str
