@@ -63,6 +63,9 @@ def whet() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    from whet.cli.streams import escape_what_cannot_be_written
+
+    escape_what_cannot_be_written()
     sys.exit(invoke(sys.argv[1:]))
 
 
@@ -81,7 +84,7 @@ def invoke(arguments: list[str]) -> int:
         click.echo("interrupted; what was finished is kept, and the same command goes on from there", err=True)
         return 130
     except WhetError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        click.echo(f"error: {_one_line(str(error))}", err=True)
         return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
@@ -91,7 +94,15 @@ def invoke(arguments: list[str]) -> int:
 
 def _usage(error: click.ClickException) -> str:
     """Return one line that says what is wrong with a command line, and where it is told how to write it."""
-    text = " ".join(error.format_message().split()).rstrip(".")
+    text = _one_line(error.format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
     where = f"; see {context.command_path} --help" if context is not None else ""
     return f"{text[:1].lower()}{text[1:]}{where}"
+
+
+def _one_line(text: str, limit: int = 2000) -> str:
+    """Return a message in one printable line, cut in the middle where it is longer than anyone reads."""
+    from whet.bounds import printable
+
+    text = printable(text)
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
