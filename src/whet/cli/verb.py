@@ -29,10 +29,10 @@ class Verb(click.Command):
         """
         _check_working_directory()
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        single = [item for item in order if isinstance(item, click.Option) and not item.multiple]
-        for item in single:
-            if sum(item is other for other in single) > 1:
-                raise click.UsageError(f"{item.opts[0]} is given twice; give it once", ctx)
+        single = [option for option in order if isinstance(option, click.Option) and not option.multiple]
+        for option in single:
+            if sum(option is other for other in single) > 1:
+                raise click.UsageError(f"{option.opts[0]} is given twice; give it once", ctx)
         left = super().parse_args(ctx, args)
         for item in self.params:
             if ctx.get_parameter_source(item.name or "") is ParameterSource.COMMANDLINE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whet.bounds import shown
 from whet.data.columns import TableInput
 from whet.data.data import Data
 from whet.data.labels import Table, are_numbers
@@ -165,8 +167,8 @@ def parse_windows(text: str) -> Windows:
         DataError: It has another form.
     """
     words = [word.strip() for word in text.split(",")]
-    if len(words) not in (2, 3) or not all(word.isdecimal() for word in words):
-        raise DataError(f"cannot read the windows {text!r}; write LENGTH,HORIZON, for example 96,24")
+    if len(words) not in (2, 3) or not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+        raise DataError(f"cannot read the windows {shown(text)}; write LENGTH,HORIZON, for example 96,24")
     length, horizon, *stride = map(int, words)
     return Windows(length, horizon, stride[0] if stride else 0)
 
