@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # Python's stand-in for a byte of a name that is no UTF-8
 
 
 def builtins(value: Any) -> Any:
@@ -18,8 +20,9 @@ def builtins(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Return ``value`` as indented JSON, keys in their own order."""
-    return json.dumps(builtins(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return ``value`` as indented JSON, keys in their own order; lone surrogates are escaped."""
+    text = json.dumps(builtins(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def convert(value: Any, kind: type[T]) -> T:

@@ -177,8 +177,9 @@ def _unreadable(failures: Mapping[Path, Exception]) -> DataError:
     (first, error), *others = failures.items()
     more = f"; nor can {', '.join(printable(str(path)) for path, _ in others[:10])}" if others else ""
     more += f" and {len(others) - 10} others" if len(others) > 10 else ""
+    told = f"{type(error).__name__}: {in_one_line(error)}"
     return DataError(
-        f"{printable(str(first))} cannot be read as a picture ({type(error).__name__}: {in_one_line(error)}){more}; "
+        f"{printable(str(first))} cannot be read as a picture ({told}){more}; "
         f"mend or remove {'them' if others else 'it'}"
     )
 

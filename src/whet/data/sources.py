@@ -327,7 +327,7 @@ def _length(text: str) -> int:
 
 
 _MAX_SIDE, _MAX_TOKENS = 16_384, 2**20  # pixels; tokens
-_MAX_CHANNELS, _MAX_SETTINGS = 16_384, 2**20  # numbers of a mean; bytes of a file of settings
+_MAX_CHANNELS, _MAX_SETTINGS = 16_384, 2**18  # numbers of a mean; bytes of a file of settings
 _OF_TEXT = {"tokenizer": "file", "max_length": "max_length", "padding": "padding", "text": "columns"}
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")
 _READERS: Mapping[str, _Reader] = {
