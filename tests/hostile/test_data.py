@@ -244,7 +244,7 @@ HEAD = "a,b,c,d,e,f,label\n"
 PLAIN = "write it with numpy.savez, numbers only"
 
 ARCHIVES = [
-    evaluate("npz-bomb", "bad.npz", "would take 36 TiB of memory, by its headers", "of which data may take half",
+    evaluate("npz-bomb", "bad.npz", "would take 36.4 TiB of memory, by its headers", "of which data may take half",
              prepare=bomb),
     evaluate("npz-objects", "bad.npz", "Object arrays are not opened", PLAIN, prepare=trap,
              check=lambda here, ended: "a pickle ran" if (here / "sprung").exists() else None),

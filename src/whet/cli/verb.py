@@ -53,7 +53,7 @@ def _check_text(item: click.Parameter, value: Any, ctx: click.Context) -> None:
     """Refuse a text that is empty, far too long, holds control characters, or is a path that cannot be opened."""
     if not isinstance(value, str):
         return
-    name = item.opts[0] if isinstance(item, click.Option) else str(item.human_readable_name)
+    name = item.opts[0] if isinstance(item, click.Option) else str(item.name)
     if not value.strip():
         raise click.UsageError(f"{name} is empty; give it a value", ctx)
     if len(value) > _MAX_TEXT:

@@ -61,7 +61,7 @@ def check_memory(what: str, needed_bytes: float) -> None:
 
 
 def _in_words(size: float) -> str:
-    return f"{size / 2**30:,.1f} GiB" if size < 2**50 else f"{size / 2**40:,.0f} TiB"
+    return f"{size / 2**30:,.1f} GiB" if size < 2**42 else f"{size / 2**40:,.1f} TiB"
 
 
 def check_regular(path: Path) -> None:
