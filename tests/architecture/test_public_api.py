@@ -106,6 +106,13 @@ def test_importing_whet_loads_no_framework():
     assert set(done.stdout.split()) & (FRAMEWORKS | {"click", "rich", "msgspec"}) == set()
 
 
+def test_the_python_face_loads_no_framework_but_numpy():
+    """Every command that does anything, and every child process, starts with it: a start is paid dozens of times."""
+    done = python("-c", "import sys, whet.api; print(*{name.partition('.')[0] for name in sys.modules})")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) & (FRAMEWORKS | {"click", "rich", "pandas", "sympy"}) == {"numpy"}
+
+
 def test_help_loads_no_framework():
     assert frameworks_loaded("--help") == set()
 
