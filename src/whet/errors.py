@@ -21,8 +21,8 @@
     ├── RuntimeFailure             a runtime could not open or run an artifact: exit code 2
     └── BundleError                a bundle is not what it says it is: exit code 1, a failed verification
 
-A message says what was asked, what is true, and what to do next. Within a search, what fails one candidate is part of
-that candidate's result, and the command goes on.
+A message says what was asked, what is true, and what to do next. Within a search, what fails one candidate is part
+of that candidate's result, and the command goes on.
 """
 
 from collections.abc import Iterable
