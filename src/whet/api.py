@@ -41,6 +41,7 @@ from whet.storage import lock, storage_errors
 from whet.trials.command import command
 from whet.trials.contest import Contest, Entrant, Standings, hold, profile_entrant
 from whet.trials.problem import Problem
+from whet.trials.trial import default_limits
 
 _SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
 
@@ -185,8 +186,9 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     deployment = _deployment(options, (1,))
     tell = options.get("on_event") or progress.usual()
     found = isolate.call(
-        profile_entrant, entrant, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
-    )
+        profile_entrant, entrant, _optional(data, options), deployment, limits=default_limits(),
+        threads=deployment.threads, on_event=tell,
+    )  # fmt: skip
     assert isinstance(found, Profile)
     return found
 
