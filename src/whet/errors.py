@@ -21,10 +21,11 @@
     ├── RuntimeFailure             a runtime could not open or run an artifact: exit code 2
     └── BundleError                a bundle is not what it says it is: exit code 1, a failed verification
 
-A message says what was asked, what is true, and what to do next. Within a search, what fails one candidate is part of
-that candidate's result, and the command goes on.
+A message says what was asked, what is true, and what to do next. Within a search, what fails one candidate is part
+of that candidate's result, and the command goes on.
 """
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -33,6 +34,8 @@ FAILED = 1  # a verdict FAIL, or a bundle that is not what it says it is
 MISTAKE = 2  # the request cannot be served as made
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h: an error of whet's own, or a run in which every candidate failed
 INTERRUPTED = 130  # 128 + SIGINT; in the same way 143 after SIGTERM, 129 after SIGHUP, 141 after SIGPIPE
+# Signals by which the user or the system ends a process; by any other one, such as SIGSEGV, it ended itself.
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
 
 
 class WhetError(Exception):
@@ -107,7 +110,18 @@ class ChildError(WhetError):
 
 
 class ChildCrashed(ChildError):
-    """A child died of a signal or ended without an answer."""
+    """A child died of a signal or ended without an answer.
+
+    Attributes:
+        signal: The number of the signal that ended it; 0 if it was none.
+    """
+
+    signal = 0
+
+    @property
+    def is_from_outside(self) -> bool:
+        """Whether the user or the system ended the child, and not what it was doing."""
+        return self.signal in _FROM_OUTSIDE
 
 
 class TimeLimit(ChildError):

@@ -112,7 +112,9 @@ def _await(
             elif gone:  # and what it forked still holds the pipe open
                 raise EOFError
         except (EOFError, ConnectionResetError):
-            raise ChildCrashed(_obituary(process, log)) from None
+            crash = ChildCrashed(_obituary(process, log))
+            crash.signal = max(-(process.returncode or 0), 0)
+            raise crash from None
         if deadline is not None and time.monotonic() > deadline:
             raise TimeLimit(f"took longer than its limit of {limits.seconds:.3g} s")
         if limits.memory_bytes is not None and time.monotonic() > look_at_memory:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from whet.errors import INTERNAL
 from whet.progress import Event
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 ANSWERS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 EXIT_CODES = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 _OVERALL, _TIMING = "candidates", "measure latency"  # stages that tell that work has begun
+
+
+def exit_code(outcome: Outcome) -> int:
+    """Return the exit code of a run: of its verdict, or that of a failure if no candidate has a result."""
+    return INTERNAL if outcome.every_candidate_failed else EXIT_CODES[outcome.answer]
 
 
 class Show:

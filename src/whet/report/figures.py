@@ -14,7 +14,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 
 from whet.report.pictures import flips, robustness
 from whet.search.outcome import Outcome
-from whet.search.rows import ORIGINAL, Row, batch_sizes, rows
+from whet.search.rows import Row, batch_sizes, rows
+from whet.trials.trial import FLOAT, ORIGINAL
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -245,7 +246,7 @@ def _color(row: Row) -> str:
         return _BAD
     if row.chosen:
         return _CHOSEN
-    return _BASE if row.name in (ORIGINAL, "float") else _OTHER
+    return _BASE if row.name in (ORIGINAL, FLOAT) else _OTHER
 
 
 def _save(figure: Any, path: Path) -> Path:

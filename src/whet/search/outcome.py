@@ -17,6 +17,7 @@ from whet.measure.verdict import Budget, Verdict, in_html
 from whet.search.choice import Ranked
 from whet.trials.flips import Flips
 from whet.trials.problem import Original, Result
+from whet.trials.trial import FLOAT
 
 FILE = "results.json"
 SCHEMA = 1
@@ -31,6 +32,7 @@ class Proof:
         verdicts: One a claim. ``answer`` is what they come to together.
         comparison, quality: On ``test``; ``original`` is the model as given on the same samples.
         measurements: Of this last, fresh process.
+        test_opened: How often ``test`` was opened for a choice of this search, this one included.
     """
 
     chosen: str
@@ -40,6 +42,7 @@ class Proof:
     quality: Quality
     original: Quality
     measurements: tuple[Measurement, ...]
+    test_opened: int = 1
 
     def _repr_html_(self) -> str:
         told = f"{self.chosen}, on {self.comparison.samples} test samples that decided nothing else"
@@ -95,6 +98,12 @@ class Outcome:
         if not judged or any(result.failure for result in self.results):
             return "FAIL"
         return str(overall(judged))
+
+    @property
+    def every_candidate_failed(self) -> bool:
+        """Whether there were candidates, and none of them has a result."""
+        tried = [result for result in self.results if result.name != FLOAT]
+        return bool(tried) and all(result.failure is not None for result in tried)
 
     def _repr_html_(self) -> str:
         from whet.search.rows import in_html as table
