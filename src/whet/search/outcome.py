@@ -14,6 +14,7 @@ from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison, Quality
 from whet.measure.robustness import Robustness
 from whet.measure.verdict import Budget, Verdict, in_html
+from whet.search import checked
 from whet.search.choice import Ranked
 from whet.trials.flips import Flips
 from whet.trials.problem import Original, Result
@@ -21,6 +22,7 @@ from whet.trials.trial import FLOAT
 
 FILE = "results.json"
 SCHEMA = 1
+_MAX_BYTES = 2**29  # confusion matrices of thousands of classes take most of it
 
 
 @dataclass(frozen=True)
@@ -122,17 +124,20 @@ class Outcome:
 
 
 def load(folder: Path) -> Outcome:
-    """Read a RUN folder's results.
+    """Read a RUN folder's results, which may be somebody else's.
 
     Raises:
-        RunFolderError: There are none.
+        RunFolderError: There are none, or they are not what whet writes; the message names the file and the place.
     """
-    import msgspec
-
     path = folder / FILE
-    if not path.exists():
-        raise RunFolderError(f"{folder} holds no {FILE}; a run writes it when it ends")
     try:
-        return plain.loads(path.read_bytes(), Outcome)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from error
+        found = plain.read_json(path, Outcome, _MAX_BYTES)
+        checked.check(found, SCHEMA)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunFolderError(f"{folder} holds no {FILE}; a run writes it when it ends") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunFolderError(
+            f"{path} cannot be read: {reason}; run the command of this folder again, or copy the folder anew"
+        ) from error
+    return found
