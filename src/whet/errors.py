@@ -36,9 +36,15 @@ INTERRUPTED = 130  # 128 + SIGINT; in the same way 143 after SIGTERM, 129 after 
 
 
 class WhetError(Exception):
-    """Anything whet raises on purpose. ``exit_code`` is what the command line returns for it."""
+    """Anything whet raises on purpose.
+
+    Attributes:
+        exit_code: What the command line returns for it.
+        is_from_outside: Whether it is about a process that the user or the system ended, not what it was doing.
+    """
 
     exit_code = INTERNAL
+    is_from_outside = False
 
 
 class UserError(WhetError):

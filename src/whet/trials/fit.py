@@ -39,7 +39,10 @@ def open_data(data: DataSource, source: Source, known: Path | None = None) -> Sp
     if not splits.preprocess.gathers:
         return splits
     if known is not None and known.exists():
-        return splits.fitted(plain.loads(known.read_text(), tuple[TensorSpec, ...]))
+        try:
+            return splits.fitted(plain.read_json(known, tuple[TensorSpec, ...]))
+        except (OSError, ValueError):
+            known.unlink()  # damaged: found anew
     try:
         model = adapter_for(source.format).open(source, None)
     except SignatureError:
