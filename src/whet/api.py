@@ -40,6 +40,7 @@ from whet.search.outcome import Outcome
 from whet.storage import lock, storage_errors
 from whet.trials.command import command
 from whet.trials.contest import Contest, Entrant, Standings, hold, profile_entrant
+from whet.trials.fit import crashes_explained
 from whet.trials.problem import Problem
 
 _SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
@@ -184,9 +185,15 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     entrant = _entrant(model, options.get("weights"), options)
     deployment = _deployment(options, (1,))
     tell = options.get("on_event") or progress.usual()
-    found = isolate.call(
-        profile_entrant, entrant, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
-    )
+    with crashes_explained([entrant.source] if entrant.source is not None else []):
+        found = isolate.call(
+            profile_entrant,
+            entrant,
+            _optional(data, options),
+            deployment,
+            threads=deployment.threads,
+            on_event=tell,
+        )
     assert isinstance(found, Profile)
     return found
 

@@ -24,8 +24,11 @@
 A message says what was asked, what is true, and what to do next.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class WhetError(Exception):
@@ -118,8 +121,12 @@ class BundleError(WhetError):
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:
-    """Return what a library's error says in one line, for the middle of a message of ours."""
-    text = " ".join(str(error).split())
+    """Return what a library's error says in one line, for the middle of a message of ours.
+
+    It may quote a stranger's file: what would move the cursor, colour or hide text is left out, or shown as ``?``.
+    """
+    text = " ".join(_TERMINAL_CODES.sub("", str(error)).split())
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return f"{text[: most - 3]}..." if len(text) > most else text or type(error).__name__
 
 

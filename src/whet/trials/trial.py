@@ -30,6 +30,7 @@ from whet.recipe.presets import export
 from whet.recipe.recipe import Recipe
 from whet.storage import make_folder, write_text
 from whet.trials import jobs
+from whet.trials.fit import crashes_explained
 from whet.trials.problem import Candidate, Failure, Original, Problem, Result, Scope, StepReport
 
 _MEMORY_SHARE = 0.8  # of the machine's, that one candidate may use
@@ -113,7 +114,8 @@ def establish(problem: Problem, limits: Limits, on_event: OnEvent) -> Original:
                 f"the data has changed since {problem.folder} was begun; choose another --out, or put it back"
             )
         return known
-    original: Original = in_child(problem, jobs.prepare, limits=limits, on_event=on_event)
+    with crashes_explained([problem.source]):
+        original: Original = in_child(problem, jobs.prepare, limits=limits, on_event=on_event)
     if problem.stays:
         original = replace(original, float_key=original.root)
     else:
