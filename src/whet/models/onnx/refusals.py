@@ -32,7 +32,8 @@ _OF_A_NODE = (
     re.compile(r"(?P<what>.*) of (?:input|output) (?P<type>)arg \(.*?\) of node \((?P<name>.*?)\)(?P<rest>.*)"),
 )
 _TOO_NEW = re.compile(
-    r"Opset (\d+) is under development .* for domain (\S+) is till opset (\d+)|ir_version (\d+) is higher than .*\((\d+)\)"
+    r"Opset (\d+) is under development .* for domain (\S+) is till opset (\d+)"
+    r"|ir_version (\d+) is higher than .*\((\d+)\)"
 )
 _UNREGISTERED = re.compile(r"^(?P<domain>\S*?):(?P<type>\w+)\(-?\d+\) is not a registered function/op")
 
