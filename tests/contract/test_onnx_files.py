@@ -55,12 +55,18 @@ def test_a_truncated_file_says_so(tmp_path, share):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"not a model at all\n", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\n", b"\x00" * 100],
+    ("content", "says"),
+    [
+        (b"not a model at all\n", "truncated"),
+        (b"<!DOCTYPE html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"\x00" * 100, "truncated"),
+        (b"PK\x03\x04" + bytes(100), "holds a zip archive"),
+    ],
 )
-def test_a_file_of_another_kind_says_so(tmp_path, content):
+def test_a_file_of_another_kind_says_so(tmp_path, content, says):
     (tmp_path / "model.onnx").write_bytes(content)
-    assert "truncated" in refused(tmp_path / "model.onnx")
+    assert says in refused(tmp_path / "model.onnx")
 
 
 def test_noise_is_no_model(tmp_path):
