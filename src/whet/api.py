@@ -40,6 +40,7 @@ from whet.search.outcome import Outcome
 from whet.storage import removed_meanwhile, storage_errors
 from whet.trials.command import command
 from whet.trials.contest import Contest, Entrant, Standings, hold, profile_entrant
+from whet.trials.fit import crashes_explained
 from whet.trials.problem import Problem
 from whet.trials.trial import default_limits
 
@@ -185,10 +186,11 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     entrant = _entrant(model, options.get("weights"), options)
     deployment = _deployment(options, (1,))
     tell = options.get("on_event") or progress.usual()
-    found = isolate.call(
-        profile_entrant, entrant, _optional(data, options), deployment, limits=default_limits(),
-        threads=deployment.threads, on_event=tell,
-    )  # fmt: skip
+    with crashes_explained([entrant.source] if entrant.source is not None else []):
+        found = isolate.call(
+            profile_entrant, entrant, _optional(data, options), deployment, limits=default_limits(),
+            threads=deployment.threads, on_event=tell,
+        )  # fmt: skip
     assert isinstance(found, Profile)
     return found
 
