@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -32,13 +31,16 @@ from whet.recipe.recipe import Recipe
 from whet.report.write import write as write_report
 from whet.runtimes.base import Deployment, parse_runtime, usual
 from whet.search import optimize as searching
+from whet.search import run_folder
 from whet.search.candidates import candidates, deploy
 from whet.search.optimize import Order
 from whet.search.outcome import Outcome
-from whet.storage import lock, storage_errors
+from whet.storage import removed_meanwhile, storage_errors
 from whet.trials.command import command
 from whet.trials.contest import Contest, Entrant, Standings, hold, profile_entrant
+from whet.trials.fit import crashes_explained
 from whet.trials.problem import Problem
+from whet.trials.trial import default_limits
 
 _SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
 
@@ -182,9 +184,11 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     entrant = _entrant(model, options.get("weights"), options)
     deployment = _deployment(options, (1,))
     tell = options.get("on_event") or progress.usual()
-    found = isolate.call(
-        profile_entrant, entrant, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
-    )
+    with crashes_explained([entrant.source] if entrant.source is not None else []):
+        found = isolate.call(
+            profile_entrant, entrant, _optional(data, options), deployment, limits=default_limits(),
+            threads=deployment.threads, on_event=tell,
+        )  # fmt: skip
     assert isinstance(found, Profile)
     return found
 
@@ -266,13 +270,15 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     deployment = _deployment(options, (1, 32))
     usually = usual(source.format)
     own = deployment.options if deployment.runtime == usually else {}
+    read, folder = _data(data, options), run_folder.resolved(out)
+    run_folder.check_apart(folder, {"model": source.path, "data": "" if read.memory is not None else read.name})
     problem = Problem(
         source=source,
-        data=_data(data, options),
+        data=read,
         deployment=deployment,
         original=replace(deployment, runtime=usually, options=own),
         budget=options.get("budget") or Budget(),
-        folder=Path(out).resolve(),
+        folder=folder,
         seed=seed,
         robustness=options.get("robustness", True) and kind == "optimize",
     )
@@ -289,31 +295,24 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
 def carry_out(order: Order, search: Callable[[Order, OnEvent], Outcome], on_event: OnEvent) -> Outcome:
     """Search and report. A mistake found before any work leaves the folder as it was, free for the next command."""
     folder = order.problem.folder
+    run_folder.check(folder)
     new = not folder.exists()
-    _forget(folder)
+    run_folder.forget(folder)
     try:
         with storage_errors(folder):
             outcome = search(order, on_event)
             write_report(folder, outcome)
     except (RunFolderError, StorageError):
         raise
+    except FileNotFoundError as error:
+        if folder.exists():
+            raise
+        raise removed_meanwhile(folder) from error
     except (UserError, KeyboardInterrupt):
-        if _forget(folder) and new:
+        if run_folder.forget(folder) and new:
             folder.rmdir()
         raise
     return outcome
-
-
-def _forget(folder: Path) -> bool:
-    """Empty a RUN folder whose command never came to know that its model and data can be used; tell whether."""
-    if not (folder / "run.json").exists() or (folder / "original.json").exists():
-        return False
-    with lock(folder):
-        for name in (".cache", ".trials", "logs"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "run.json").unlink()
-        (folder / ".lock").unlink()
-    return True
 
 
 def _check(options: Options, verb: str, not_taken: Iterable[str] = ()) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -145,3 +146,51 @@ def test_fingerprints_are_equal_where_json_is(first, second):
 def test_parts_of_a_fingerprint_do_not_run_into_each_other():
     assert plain.fingerprint("ab", "c") != plain.fingerprint("a", "bc")
     assert plain.fingerprint(["a"], "b") != plain.fingerprint("a", ["b"])
+
+
+HOSTILE_JSON = {
+    "another encoding": ('{"shape": [1]}'.encode("utf-16"), "not UTF-8"),
+    "latin-1": (b'{"name": "caf\xe9"}', "not UTF-8 text: byte 13"),
+    "nothing": (b"", "not JSON"),
+    "cut short": (b'{"shape": [1', "not JSON"),
+    "two values": (b"{} {}", "not JSON"),
+    "lists 100,000 deep": (b"[" * 100_000 + b"]" * 100_000, "nested more than 100 deep"),
+    "objects 200 deep": (b'{"a":' * 200 + b"1" + b"}" * 200, "nested more than 100 deep"),
+    "open lists 100,000 deep": (b"[" * 100_000, "nested more than 100 deep"),
+    "NaN": (b'{"shape": [NaN]}', "NaN is no number of JSON"),
+    "minus infinity": (b'{"shape": [-Infinity]}', "-Infinity is no number"),
+    "a number beyond floats": (b'{"shape": [1e999]}', "too large for a float"),
+    "a number of 5,000 digits": (b'{"shape": [' + b"9" * 5000 + b"]}", "limit"),
+    "a key twice": (b'{"shape": [1], "shape": [2]}', "the key 'shape' twice"),
+    "half a surrogate pair": (b'{"shape": [1], "colour": "\\ud800"}', "half of a surrogate pair"),
+    "a list where an object should be": (b"[1]", "Expected `object`, got `array`"),
+    "text where a number should be": (b'{"shape": ["x"]}', "$.shape[0]"),
+    "a colour that is none": (b'{"shape": [1], "colour": "blue"}', "Invalid enum value 'blue'"),
+    "null": (b"null", "Expected `object`, got `null`"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_JSON)
+def test_hostile_json_is_refused_in_one_line(case, tmp_path):
+    content, says = HOSTILE_JSON[case]
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(says)) as caught:
+        plain.read_json(tmp_path / "a.json", Inner)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_is_read_from_regular_files_of_limited_size_alone(tmp_path):
+    (tmp_path / "a.json").write_text('{"shape": [1, null]}')
+    assert plain.read_json(tmp_path / "a.json", Inner) == Inner((1, None))
+    assert plain.read_json(tmp_path / "a.json", dict) == {"shape": [1, None]}
+    with pytest.raises(ValueError, match="larger than 10 bytes"):
+        plain.read_json(tmp_path / "a.json", Inner, max_bytes=10)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="not a regular file"):
+        plain.read_json(tmp_path / "pipe", Inner)
+    with pytest.raises(ValueError, match="not a regular file"):
+        plain.read_json(Path(os.devnull), Inner)
+    with pytest.raises(ValueError, match="not a regular file"):
+        plain.read_json(tmp_path, Inner)
+    with pytest.raises(FileNotFoundError):
+        plain.read_json(tmp_path / "absent.json", Inner)

@@ -66,7 +66,7 @@ def carry_out(kind: str, model: str, data: str, out: str, *, as_json: bool, **op
         click.echo(plain.dumps(outcome), nl=False)
     else:
         console.outcome_table(outcome, Path(out))
-    return console.EXIT_CODES[outcome.answer]
+    return console.exit_code(outcome)
 
 
 def _dry_run(order: Any, as_json: bool) -> int:
