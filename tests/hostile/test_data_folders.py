@@ -10,6 +10,10 @@ from driver import Case
 from writers import OPEN, bind, folder, npy, picture, pictures, png, refused
 
 
+def link(path):
+    path.symlink_to(path)
+
+
 def some_deep(path):
     (path / "cat" / "/".join("d" * 500)).mkdir(parents=True)
 
@@ -69,7 +73,7 @@ PICTURES = [
              prepare=pictures(before=lambda path: bind(path / "cat" / "s.png"))),
     refused("picture-is-a-loop", "pics", "cat/loop.png cannot be opened (too many levels of symbolic links)",
 
-                         prepare=pictures(before=lambda path: (path / "cat" / "loop.png").symlink_to(path / "cat" / "loop.png"))),
+                         prepare=pictures(before=lambda path: link(path / "cat" / "loop.png"))),
     refused("picture-is-a-broken-link", "pics", "cat/gone.png cannot be opened (no such file or directory)",
              prepare=pictures(before=lambda path: (path / "cat" / "gone.png").symlink_to(path / "absent"))),
     refused("class-is-a-link-to-the-whole", "pics", "is a link to a folder around it; remove the link",
@@ -110,9 +114,9 @@ PICTURES = [
 
 NOTED = [
     noted("exif-rotation", "1 of 61 pictures carry an EXIF rotation that is not applied", "cat/turned.jpg",
-          prepare=lambda here: pictures(("cat/turned.jpg", rotated()))(here)),
-    noted("exif-garbage", "'test': 16", prepare=lambda here: pictures(
-        ("cat/odd.jpg", picture(kind="JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff", icc_profile=b"x" * 99)))(here)),
+          prepare=pictures(("cat/turned.jpg", rotated()))),
+    noted("exif-garbage", "'test': 16", prepare=pictures(
+        ("cat/odd.jpg", picture(kind="JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff", icc_profile=b"x" * 99)))),
     noted("litter-among-pictures", "2 files that are no pictures were left out: cat/notes.txt, cat/x.exe",
           prepare=pictures(("cat/Thumbs.db", b"x"), ("cat/.hidden.png", b"x"), ("__MACOSX/cat/._0.png", b"x"),
                            (".DS_Store", b"x"), ("cat/notes.txt", b"x"), ("cat/x.exe", b"x"))),
@@ -120,7 +124,7 @@ NOTED = [
           prepare=pictures(before=lambda path: (path / "empty").mkdir())),
     noted("folders-beside-parts", "The folders cat, dog are no parts and were left out", prepare=pictures(
         *((f"test/{kind}/{at}.png", picture((at, 0, 0))) for kind in ("a", "b") for at in range(30)))),
-    noted("picture-animated", "'test': 16", prepare=lambda here: pictures(("cat/moves.gif", animated()))(here)),
+    noted("picture-animated", "'test': 16", prepare=pictures(("cat/moves.gif", animated()))),
     noted("picture-name-not-utf-8", "'test': 16", prepare=pictures(
         before=lambda path: (path / "cat" / "\udce9.png").write_bytes(picture()))),
 ]  # fmt: skip
