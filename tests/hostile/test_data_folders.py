@@ -54,7 +54,7 @@ def animated():
 
 PICTURES = [
     refused("picture-of-900-megapixels", "pics", "pics/cat/huge.png cannot be read as a picture",
-             "DecompressionBombError", whole=True, prepare=pictures(("cat/huge.png", png(30_000, 30_000)))),
+             "DecompressionBombError", prepare=pictures(("cat/huge.png", png(30_000, 30_000)))),
     refused("picture-truncated", "pics", "cat/cut.png cannot be read as a picture",
              prepare=pictures(("cat/cut.png", picture(size=(80, 80), noise=True)[:-400]))),
     refused("picture-empty", "pics", "cat/empty.jpg cannot be read as a picture",

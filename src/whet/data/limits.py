@@ -150,6 +150,20 @@ def npy_bytes(file: IO[bytes]) -> tuple[int, int]:
     return math.prod(shape) * dtype.itemsize, file.tell()
 
 
+def check_npy(path: Path) -> None:
+    """Refuse an ``.npy`` file whose header claims more numbers than the file has.
+
+    Raises:
+        DataError: It is a pipe or the like.
+        ValueError, OSError: It is no ``.npy`` file, one of objects, or its header lies.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        claimed, start = npy_bytes(file)
+    if claimed + start > (size := path.stat().st_size):
+        raise ValueError(f"its header claims {claimed:,} bytes of numbers, there are {max(size - start, 0):,}")
+
+
 def check_text(path: Path) -> None:
     """Refuse a table of text that is no text, has lines without end, or takes more memory than there is for it.
 
