@@ -20,6 +20,7 @@ from typing import Any
 
 from whet import errors
 from whet.errors import ChildCrashed, MemoryLimit, TimeLimit, WhetError
+from whet.pickling import dumps as _pickle
 from whet.progress import Event, OnEvent, silent
 
 _CHILD = "import sys; from whet.isolate import serve; serve(int(sys.argv[1]))"
@@ -173,13 +174,6 @@ def _environment(threads: int) -> dict[str, str]:
     inherited = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([source, *([inherited] if inherited else [])])
     return {**os.environ, **dict.fromkeys(names, str(threads)), "PYTHONPATH": path}
-
-
-def _pickle(value: Any) -> bytes:
-    """Pickle by cloudpickle: what is defined in ``__main__`` or inside a function travels by value."""
-    import cloudpickle
-
-    return bytes(cloudpickle.dumps(value))
 
 
 def _unpickle(content: bytes) -> Any:
