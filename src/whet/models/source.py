@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from whet import userfile
+from whet import pickling, userfile
 from whet.errors import ModelError, in_one_line
 from whet.models.identity import identity
 from whet.models.recognise import check_file
@@ -235,7 +235,7 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
-        memory, told = bytes(cloudpickle.dumps(model)), identity(model)
+        memory, told = pickling.dumps(model), identity(model)
     except Exception as error:
         raise ModelError(
             f"the {kind.__name__} cannot be sent to a child process "
