@@ -21,6 +21,7 @@ from whet.data.preprocess import Preprocess
 from whet.data.sources import DataSource, data_source, parse_preprocess
 from whet.data.windows import Windows, parse_windows
 from whet.errors import DataError, RunFolderError, StorageError, UserError, did_you_mean
+from whet.machine import check_threads
 from whet.measure.verdict import Budget
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
@@ -383,7 +384,8 @@ def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
     """Return how artifacts are run: ``onnxruntime:graph_level=basic`` is a runtime with an option."""
     name, own = parse_runtime(options.get("runtime") or "")
     given = options.get("batch_sizes")
-    return Deployment(name, own, options.get("threads", 1), _sizes(usual_sizes if given is None else given))
+    threads = check_threads(options.get("threads", 1))
+    return Deployment(name, own, threads, _sizes(usual_sizes if given is None else given))
 
 
 def _sizes(given: Sequence[int]) -> tuple[int, ...]:
