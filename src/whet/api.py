@@ -363,7 +363,7 @@ def _data(data: Any, options: DataOptions) -> DataSource:
         if parts is None:
             named(task)
         else:
-            _existing(parts[0])
+            userfile.check(parts[0], DataError)
     source = data_source(
         data, preprocess=preprocess, task=task, seed=options.get("seed", 0), label=options.get("label"),
         windows=windows,
@@ -371,13 +371,8 @@ def _data(data: Any, options: DataOptions) -> DataSource:
     source = replace(source, skip_unreadable=bool(options.get("skip_unreadable", source.skip_unreadable)))
     parts = None if source.memory is not None else userfile.split(source.name)
     if parts is not None:
-        _existing(parts[0])
+        userfile.check(parts[0], DataError)
     return source
-
-
-def _existing(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; check the path before the colon")
 
 
 def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
