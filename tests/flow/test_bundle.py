@@ -25,7 +25,7 @@ def test_every_file_is_listed_with_its_checksum_and_verifies(run, folder):
     for name, digest in made["files"].items():
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == digest, name
     checks = verify(bundle)
-    assert [check.kind for check in checks] == ["manifest", "files", "processor", "signature", "golden"]
+    assert [check.kind for check in checks] == ["manifest", "files", "processor", "figures", "signature", "golden"]
     assert all(check.ok for check in checks)
 
 
