@@ -29,9 +29,10 @@ class Folders:
     def of(cls, source: Source, stored: Path) -> Folders:
         """Return the folders of a model, of the files it is stored as, and of the user."""
         files = [Path(name) for name in (source.path, source.weights) if name]
-        found = [Path.home(), Path.cwd(), *(path.parent for path in files), *stored.absolute().parents]
-        both = {str(form) for path in found for form in (path, path.resolve()) if len(form.parts) > _FEW}
-        return cls(tuple(sorted(both, key=len, reverse=True)))
+        found = [Path.cwd(), *(path.parent for path in files), *stored.absolute().parents]
+        both = {form for path in found for form in (path, path.resolve()) if len(form.parts) > _FEW}
+        home = {Path.home()} - {Path("/")}
+        return cls(tuple(sorted(map(str, both | home), key=len, reverse=True)))
 
     def taken_out(self, value: T) -> T:
         """Return plain data without these folders; of any other path on this machine, the last name stays."""
