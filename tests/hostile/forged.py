@@ -68,6 +68,16 @@ def nested(field, **changes):
     return lambda here: put(here, {**read(here), field: {**read(here)[field], **changes}})
 
 
+def deployed(**changes):
+    """Change how the bundle is run, and seal it."""
+
+    def prepare(here):
+        nested("deployment", **changes)(here)
+        seal(here)
+
+    return prepare
+
+
 def instead(name, make):
     """Put something in place of a file of the bundle (or beside its files)."""
 

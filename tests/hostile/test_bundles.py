@@ -1,6 +1,7 @@
 """Hostile bundles: what is not exactly what its manifest says is refused, in one line, before it is opened."""
 
 import json
+import os
 
 import forged
 import numpy as np
@@ -34,9 +35,7 @@ MANIFESTS = [
     verified("manifest-surrogate", forged.manifest_bytes(b'{"name": "\\ud800"}'), "half of a surrogate pair"),
     verified("manifest-list", forged.manifest_bytes(b"[1]"), "got `array`"),
     verified("manifest-schema", forged.changed(schema="1\x1b[2J"), "has schema"),
-    verified(
-        "manifest-huge", lambda here: (here / "bundle/manifest.json").open("wb").truncate(2**27), "larger than"
-    ),
+    verified("manifest-huge", lambda here: os.truncate(here / "bundle/manifest.json", 2**27), "larger than"),
     verified("manifest-pipe", forged.instead("manifest.json", forged.fifo), "it is not a regular file"),
     verified("manifest-folder", forged.instead("manifest.json", lambda path: path.mkdir()), "not a regular file"),
     verified(
@@ -160,8 +159,8 @@ CLAIMS = [
         code=2,
         command=(*VERIFY, "--digest", "md5:00"),
     ),
-    verified("threads-absurd", forged.nested("deployment", threads=10**9), "asks for 1000000000 threads"),
-    verified("runtime-unknown", forged.nested("deployment", runtime="os:system"), "unknown runtime"),
+    verified("threads-absurd", forged.deployed(threads=10**9), "asks for 1000000000 threads"),
+    verified("runtime-unknown", forged.deployed(runtime="os:system"), "unknown runtime"),
     verified("data-outside", forged.external_data("../good.npz"), "external data"),
     verified("data-absolute", forged.external_data("/etc/passwd"), "external data"),
 ]

@@ -126,8 +126,10 @@ def stored_of(bundle: Path, made: Manifest, source: Source | None = None) -> Sto
     folder = bundle.resolve()
     if source is None and made.format is Format.TORCH:
         name = str(made.source.get("factory", ""))
-        source = bundle_source(folder / made.file, folder / manifest.SOURCE, name)
-    return Stored(made.format, folder / made.file, source)
+        own = bundle_source(folder / made.file, folder / manifest.SOURCE, name)
+    else:
+        own = None if source is None else BundleSource.of_user(source)
+    return Stored(made.format, folder / made.file, own)
 
 
 def stored_in_run(bundle: Path, made: Manifest, source: Source) -> Stored:
@@ -267,7 +269,7 @@ def _refused(stored: Stored, made: Manifest, *, trust_code: bool) -> str:
             "the model's class lived in the memory of another program; check it there: "
             "whet.verify(bundle, model=module)"
         )
-    if isinstance(stored.source, BundleSource) and stored.source.is_code and not trust_code:
+    if isinstance(stored.source, BundleSource) and stored.source.is_foreign_code and not trust_code:
         return (
             f"its model is built by code that comes with it ({manifest.SOURCE}:{stored.source.factory}), which can "
             f"do all that you can; read it, then run it with --trust-code (trust_code=True)"

@@ -117,13 +117,25 @@ class MemorySource(Source):
 
 
 @dataclass(frozen=True, slots=True)
-class BundleSource(Source):
-    """What a bundle brings to build its torch module from; whatever else the stored model names is not followed."""
+class BundleSource(MemorySource):
+    """What the torch module of a bundle is built from; whatever else its stored model names is not followed.
+
+    Attributes:
+        is_users: Whether the user has given it, in place of what the bundle brings.
+    """
+
+    is_users: bool = False
 
     @property
-    def is_code(self) -> bool:
+    def is_foreign_code(self) -> bool:
         """Whether building the module runs code that is in the bundle."""
-        return self.origin is Origin.FACTORY
+        return self.origin is Origin.FACTORY and not self.is_users
+
+    @staticmethod
+    def of_user(source: Source) -> BundleSource:
+        """Return a source that the user has given for the module of a bundle."""
+        own = {field.name: getattr(source, field.name) for field in fields(source)}
+        return BundleSource(**{**own, "is_users": True})
 
 
 def bundle_source(folder: Path, code: Path, factory: str) -> BundleSource | None:

@@ -24,7 +24,7 @@ from whet.passes.base import Pass
 from whet.recipe.recipe import asked
 from whet.storage import make_folder, new_folder, write_text
 from whet.train.spec import CHECKPOINTS
-from whet.types import Format, Step
+from whet.types import Step
 
 _FACTS, _MODEL, _WORK = "step.json", "model", "working"
 
@@ -92,20 +92,15 @@ class Cache:
         return entry
 
     def stored(self, entry: Entry) -> Stored:
-        """Return the files of an entry, and the source that a torch module of it is built from."""
-        path, source = self.folder / entry.key / entry.file, self.source
-        if entry.facts.format is Format.TORCH and path.exists():
-            from whet.models.torch.adapter import stored_student
-
-            source = stored_student(path) or source
-        return Stored(entry.facts.format, path, source)
+        """Return the files of an entry."""
+        return Stored(entry.facts.format, self.folder / entry.key / entry.file, self.source)
 
     def load(self, entry: Entry) -> Model:
         """Open an entry's model afresh."""
         stored = self.stored(entry)
         if not stored.path.exists():
             raise ModelError(f"{stored.path} has vanished from the cache; remove {self.folder / entry.key}")
-        payload = adapter_for(stored.format).load(stored.path, stored.source)
+        payload = adapter_for(stored.format).load(stored.path, self.source)
         return entry.facts.model(payload, self.source)
 
 

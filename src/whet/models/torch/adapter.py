@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from whet import plain
 from whet.errors import ModelError, SignatureError, in_one_line
 from whet.models.model import Model
-from whet.models.source import Source
+from whet.models.source import BundleSource, Source
 from whet.models.torch import counting, edits, origin
 from whet.storage import storage_errors, write_text
 from whet.types import Format, Layer, Signature, TensorSpec
@@ -86,15 +86,21 @@ class TorchAdapter:
 
         Args:
             path: The folder of the stored model.
-            source: Where the module comes from; what the structure names itself is not followed, since it may be
-                a stranger's (see ``stored_student``).
+            source: Where the original comes from; a student that has replaced it is built as the edits say. They
+                may be a stranger's, though, where the source is a BundleSource: then it alone is followed.
 
         Raises:
             ModelError: The structure cannot be read, or does not say where the class comes from.
         """
-        structure = _structure(path)
+        structure = read_structure(path)
         if source is None:
-            raise ModelError(f"{path} does not bring its class; give the model's source")
+            name = structure.origin.factory if structure.origin is not None else "unknown"
+            raise ModelError(
+                f"{path} does not bring its class: the class ({name}) lived in the memory of another program, or "
+                f"in a file elsewhere; give the model's source"
+            )
+        if not isinstance(source, BundleSource):
+            source = student_source(structure.edits) or source
         source, given = origin.kept(source, path), structure.edits
         if edits.student_origin(given) is not None:  # what it is built from lies here now, to be stored again from
             given = [edits.student_edit(plain.builtins(source.plain())), *given[1:]]
@@ -151,7 +157,12 @@ class TorchAdapter:
         return model
 
 
-def _structure(path: Path) -> Structure:
+def read_structure(path: Path) -> Structure:
+    """Read what a stored model says of itself; follow its origin only where you wrote the folder yourself.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
     try:
         return plain.read_json(path / _STRUCTURE, Structure)
     except (OSError, ValueError) as error:
@@ -160,7 +171,7 @@ def _structure(path: Path) -> Structure:
 
 def ship(folder: Path) -> None:
     """Take the folders of this machine out of a stored model that is about to travel in a bundle."""
-    structure = _structure(folder)
+    structure = read_structure(folder)
     student = student_source(structure.edits)
     shipped = [dict(edit) for edit in structure.edits]
     if student is not None:
@@ -171,7 +182,7 @@ def ship(folder: Path) -> None:
 
 def stored_student(path: Path) -> Source | None:
     """Return where a stored model of this program's own cache comes from if a student has replaced the original."""
-    return student_source(_structure(path).edits)
+    return student_source(read_structure(path).edits)
 
 
 def student_source(given: Sequence[edits.Edit]) -> Source | None:

@@ -34,7 +34,7 @@ def build(source: Source) -> nn.Module:
         return program.build(Path(source.path)).eval()
     if source.origin is Origin.KERAS:
         return keras_module(_description(Path(source.path)))
-    if isinstance(source, BundleSource):
+    if isinstance(source, BundleSource) and source.is_foreign_code:
         _prepare_import(Path(source.path))
     module = userfile.call(Path(source.path), source.factory, ModelError)
     if not isinstance(module, nn.Module):
@@ -87,7 +87,7 @@ def inputs(source: Source, module: nn.Module) -> tuple[TensorSpec, ...]:
 
 
 def _from_memory(source: Source) -> nn.Module:
-    if not isinstance(source, MemorySource):
+    if not isinstance(source, MemorySource) or not source.memory:
         raise ModelError(
             f"this model's class ({source.factory}) lived in the memory of another program; "
             f"run that program again, or give file.py:function"
