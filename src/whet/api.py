@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -11,9 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
-import msgspec
-
-from whet import isolate, plain, progress, userfile
+from whet import bounds, isolate, progress, userfile
 from whet.bundle.verify import Checks
 from whet.bundle.verify import verify as verify_bundle
 from whet.data.data import Splits
@@ -25,7 +22,7 @@ from whet.errors import DataError, RunFolderError, StorageError, UserError, did_
 from whet.measure.verdict import Budget
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
-from whet.models.signature import parse_input
+from whet.models.signature import parse_inputs
 from whet.models.source import Source, source_of
 from whet.profile.profile import Profile
 from whet.progress import OnEvent
@@ -35,13 +32,16 @@ from whet.recipe.recipe import Recipe
 from whet.report.write import write as write_report
 from whet.runtimes.base import Deployment, parse_runtime, usual
 from whet.search import optimize as searching
+from whet.search import run_folder
 from whet.search.candidates import candidates, deploy
 from whet.search.optimize import Order
 from whet.search.outcome import Outcome
-from whet.storage import lock, storage_errors
+from whet.storage import removed_meanwhile, storage_errors
 from whet.trials.command import command
 from whet.trials.contest import Contest, Entrant, Standings, hold, profile_entrant
+from whet.trials.fit import crashes_explained
 from whet.trials.problem import Problem
+from whet.trials.trial import default_limits
 
 _SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -198,9 +198,11 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     entrant = _entrant(model, options.get("weights"), options)
     deployment = _deployment(options, (1,))
     tell = options.get("on_event") or progress.usual()
-    found = isolate.call(
-        profile_entrant, entrant, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
-    )
+    with crashes_explained([entrant.source] if entrant.source is not None else []):
+        found = isolate.call(
+            profile_entrant, entrant, _optional(data, options), deployment, limits=default_limits(),
+            threads=deployment.threads, on_event=tell,
+        )  # fmt: skip
     assert isinstance(found, Profile)
     return found
 
@@ -255,6 +257,7 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
 
 def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     """Name something to measure: a bundle's folder, or a model."""
+    _check_path(model, "the model")
     if isinstance(model, str | Path) and (Path(model) / "manifest.json").exists():
         path = Path(model).resolve()
         return Entrant(path.name, bundle=path, trust_code=options.get("trust_code", False))
@@ -281,13 +284,15 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     deployment = _deployment(options, (1, 32))
     usually = usual(source.format)
     own = deployment.options if deployment.runtime == usually else {}
+    read, folder = _data(data, options), run_folder.resolved(out)
+    run_folder.check_apart(folder, {"model": source.path, "data": "" if read.memory is not None else read.name})
     problem = Problem(
         source=source,
-        data=_data(data, options),
+        data=read,
         deployment=deployment,
         original=replace(deployment, runtime=usually, options=own),
         budget=options.get("budget") or Budget(),
-        folder=Path(out).resolve(),
+        folder=folder,
         seed=seed,
         robustness=options.get("robustness", True) and kind == "optimize",
     )
@@ -304,31 +309,24 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
 def carry_out(order: Order, search: Callable[[Order, OnEvent], Outcome], on_event: OnEvent) -> Outcome:
     """Search and report. A mistake found before any work leaves the folder as it was, free for the next command."""
     folder = order.problem.folder
+    run_folder.check(folder)
     new = not folder.exists()
-    _forget(folder)
+    run_folder.forget(folder)
     try:
         with storage_errors(folder):
             outcome = search(order, on_event)
             write_report(folder, outcome)
     except (RunFolderError, StorageError):
         raise
+    except FileNotFoundError as error:
+        if folder.exists():
+            raise
+        raise removed_meanwhile(folder) from error
     except (UserError, KeyboardInterrupt):
-        if _forget(folder) and new:
+        if run_folder.forget(folder) and new:
             folder.rmdir()
         raise
     return outcome
-
-
-def _forget(folder: Path) -> bool:
-    """Empty a RUN folder whose command never came to know that its model and data can be used; tell whether."""
-    if not (folder / "run.json").exists() or (folder / "original.json").exists():
-        return False
-    with lock(folder):
-        for name in (".cache", ".trials", "logs"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "run.json").unlink()
-        (folder / ".lock").unlink()
-    return True
 
 
 def _check(options: Options, verb: str, not_taken: Iterable[str] = ()) -> None:
@@ -338,18 +336,27 @@ def _check(options: Options, verb: str, not_taken: Iterable[str] = ()) -> None:
         if word in Options.__annotations__:
             raise UserError(f"{verb} takes no {word!r}; leave it out")
         raise UserError(f"unknown option {word!r}{did_you_mean(word, known)}")
-    threads, within, budget = options.get("threads", 1), options.get("within"), options.get("budget")
-    if not isinstance(threads, int) or threads < 1:
-        raise UserError(f"threads is a whole number from 1 up, not {threads!r}")
-    if within is not None and (not isinstance(within, int | float) or not within >= 0):
-        raise UserError(f"within is a number of seconds, not {within!r}")
+    _check_types(options)
+    budget = options.get("budget") or Budget()
+    for name in ("threads", "seed", "within"):
+        if (value := options.get(name)) is not None:
+            bounds.check(name, value)
+    for name in ("max_drop", "max_class_drop", "min_speedup", "max_bytes", "min_fidelity"):
+        if (value := getattr(budget, name)) is not None:
+            bounds.check(name, value, f"the budget's {name}")
+    if not isinstance(budget.confidence, float) or not 0.5 < budget.confidence < 1:
+        raise UserError(f"the budget's confidence is {budget.confidence!r}; give a number between 0.5 and 1")
+
+
+def _check_types(options: Options) -> None:
+    """Refuse values of a type that an option does not take."""
+    within, budget, label = options.get("within"), options.get("budget"), options.get("label")
+    if within is not None and not isinstance(within, int | float):
+        raise UserError(f"within is a number of seconds, not {bounds.shown(within)}")
     if budget is not None and not isinstance(budget, Budget):
-        raise UserError(f"budget is a whet.Budget, for example Budget(max_drop=0.01), not {budget!r}")
-    try:
-        plain.convert(plain.builtins(budget or Budget()), Budget)
-    except msgspec.ValidationError as error:
-        problem, _, place = str(error).partition(" - at `$.")
-        raise UserError(f"the budget's {place.rstrip('`')} cannot be used: {problem.lower()}") from error
+        raise UserError(f"budget is a whet.Budget, for example Budget(max_drop=0.01), not {bounds.shown(budget)}")
+    if label is not None and not isinstance(label, str):
+        raise UserError(f"label is the name of a column, not {bounds.shown(label)}")
 
 
 def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False) -> Source:
@@ -359,12 +366,15 @@ def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False
         if model.source is None:
             raise UserError("this Model does not know its source; give the file or module it came from")
         return model.source
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
-    return source_of(model, weights, tuple(parse_input(text) for text in texts), trust_pickle=trust_pickle)
+    for path, label in ((model, "the model"), (weights, "the weights")):
+        _check_path(path, label)
+    return source_of(model, weights, parse_inputs(inputs), trust_pickle=trust_pickle)
 
 
 def _data(data: Any, options: DataOptions) -> DataSource:
     preprocess, windows, task = options.get("preprocess"), options.get("windows"), options.get("task")
+    _check_path(data, "the data")
+    _check_path(task, "the task")
     if isinstance(preprocess, str):
         preprocess = parse_preprocess(preprocess)
     if isinstance(windows, str):
@@ -386,7 +396,15 @@ def _data(data: Any, options: DataOptions) -> DataSource:
     return source
 
 
+def _check_path(given: Any, label: str) -> None:
+    """Refuse a path, or the file of a ``file.py:function``, that the operating system cannot follow."""
+    if isinstance(given, str | Path):
+        parts = userfile.split(str(given))
+        bounds.check_path(parts[0] if parts else given, label)
+
+
 def _existing(path: Path) -> None:
+    """Refuse the file of a ``file.py:function`` that is not there."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; check the path before the colon")
 
@@ -400,8 +418,10 @@ def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
 
 def _sizes(given: Sequence[int]) -> tuple[int, ...]:
     sizes = tuple(dict.fromkeys(given))
-    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise UserError("batch sizes are whole numbers from 1 up, for example 1,32")
+    for size in sizes:
+        bounds.check("batch_size", size, "a batch size")
+    if not 0 < len(sizes) <= bounds.MAX_BATCH_SIZES:
+        raise UserError(f"{len(sizes)} batch sizes are given; give 1 to {bounds.MAX_BATCH_SIZES} of them")
     return sizes
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from whet.errors import RunFolderError
 from whet.progress import Event, OnEvent
-from whet.storage import make_folder, write_bytes
+from whet.storage import links_below, make_folder, storage_errors, write_bytes
 
 RECIPES = ("graph-only", "static-int8", "dynamic-int8", "static-int8-edges", "combined")
 _EPOCHS, _BATCH = 12, 64
@@ -14,13 +14,33 @@ _MODEL = Path(__file__).parent / "demo_model.py"
 
 
 def files(run: Path) -> tuple[Path, Path]:
-    """Return the demo's model file and its weights, beside the RUN folder; the model file is put there."""
-    run = run.resolve()
-    if run.exists() and not run.is_dir():
-        raise RunFolderError(f"{run} is a file; choose another --out")
-    folder = make_folder(run.parent / f"{run.name}-model")
-    write_bytes(folder / "model.py", _MODEL.read_bytes())
-    return folder / "model.py", folder / "digits.safetensors"
+    """Return the demo's model file and its weights, in a folder beside the RUN folder; the model file is put there.
+
+    Nothing that is there already is changed.
+
+    Raises:
+        RunFolderError: The folder, or the model file in it, is not the demo's.
+    """
+    folder = run.parent / f"{run.name}-model"
+    model, weights = folder / "model.py", folder / "digits.safetensors"
+    with storage_errors(folder):
+        taken = folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir())))
+    if taken and not _is_ours(folder, model):
+        raise RunFolderError(
+            f"{folder}, where the demo puts its model, has other files in it, or a changed model.py; choose "
+            f"another --out"
+        )
+    if not taken:
+        write_bytes(make_folder(folder) / model.name, _MODEL.read_bytes())
+    return model, weights
+
+
+def _is_ours(folder: Path, model: Path) -> bool:
+    """Return whether a folder has the demo's model file, unchanged, and no links."""
+    if next(links_below(folder), None) is not None or not model.is_file():
+        return False
+    content = _MODEL.read_bytes()
+    return model.stat().st_size == len(content) and model.read_bytes() == content
 
 
 def train(weights: Path, on_event: OnEvent) -> None:

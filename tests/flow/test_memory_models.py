@@ -86,10 +86,10 @@ def test_a_model_data_and_a_metric_of_a_script_itself(program):
 def test_the_same_program_run_again_resumes(program):
     """Pickles of a class in ``__main__`` differ from process to process; what the model is does not."""
     folder, told = program
-    before = {path: path.stat().st_mtime_ns for path in (folder / "run" / ".trials").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (folder / "run" / ".trials").rglob("*")}
     again = call(folder)
     assert again["answers"] == told["answers"]
-    assert {path: path.stat().st_mtime_ns for path in (folder / "run" / ".trials").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (folder / "run" / ".trials").rglob("*")} == before
 
 
 def test_another_model_of_the_same_name_is_refused(program):

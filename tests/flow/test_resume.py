@@ -16,7 +16,6 @@ import pytest
 from whet import api, storage
 from whet.bundle.verify import verify
 from whet.measure.verdict import Budget
-from whet.trials import trial
 
 WAIT = 120
 
@@ -58,7 +57,7 @@ def times(*folders):
 
 
 def half_written(run):
-    return [path for path in run.rglob(".*") if path.name not in (".cache", ".trials", ".lock")]
+    return [path for path in run.rglob(".*") if path.name not in (".cache", ".trials", ".lock", ".whet")]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def killed(regressor, tmp_path_factory):
         "--recipe", "graph-only", "--recipe", "half", "--min-speedup", "0.01", "--max-drop", "0.05",
     ]  # fmt: skip
     process = start(*command)
-    journal = run / ".trials" / "graph-only.json"
+    journal = run / ".trials" / "candidates" / "graph-only.json"
     until(journal.exists, process)
     family = until(lambda: children(process), process)
     process.kill()
@@ -186,7 +185,7 @@ def interrupted(whet, onnx_file, loader, tmp_path_factory):
         "--within", "0.05s", "--min-speedup", "0.01", "--json",
     ]  # fmt: skip
     process = start(*command)
-    until((run / ".trials" / "float.json").exists, process)
+    until((run / ".trials" / "candidates" / "float.json").exists, process)
     family = until(lambda: children(process), process)
     process.send_signal(signal.SIGSTOP)  # or it may be through before the second has begun
     second = whet(*command)
@@ -305,7 +304,7 @@ def test_a_full_disk_is_one_clear_line_and_work_goes_on_from_there(squeezed, her
     assert "Traceback" not in ran.err
     assert [line for line in ran.err.splitlines() if line.startswith("error")] == [last]
     assert half_written(run) == []
-    assert not (run / ".trials" / "lossy.json").exists(), "a full disk is no candidate's fault"
+    assert not (run / ".trials" / "candidates" / "lossy.json").exists(), "a full disk is no candidate's fault"
     before = (run / "original.json").stat().st_mtime_ns
 
     make_room()
@@ -349,14 +348,31 @@ def test_a_place_that_cannot_be_written_is_one_line(here, onnx_file, npz, tmp_pa
 
 
 def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    storage.write_text(elsewhere / "thesis.tex", "years of work")
+    run = tmp_path / "run"
     keep = ["bundle/model.onnx", ".trials/a.b.json", ".cache/0a/step.json", "candidates/v1.abcdefgh/x", ".lock"]
-    leave = [".cache/.0a.k3_9zq1x/model/model.onnx", "candidates/.half.abcdefgh/x"]
-    leave += [".bundle.old-123/manifest.json", "bundle/.manifest.json.zzzzzzzz"]
+    keep += [".env.template", ".vscode.settings/launch.json", ".notes.old-123/text", "whet-tmp-1-abcdefgh/x"]
+    leave = [".cache/.0a.whet-tmp-7-k3_9zq1x/model/model.onnx", "candidates/.half.whet-tmp-12-abcdefgh/x"]
+    leave += [".bundle.whet-tmp-123-old_0123abcd/manifest.json", "bundle/.manifest.json.whet-tmp-9-zzzzzzzz"]
     for name in keep + leave:
-        storage.write_text(tmp_path / name, "content")
-    trial.sweep(tmp_path)
-    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == set(keep)
+        storage.write_text(run / name, "content")
+    (run / ".link.whet-tmp-1-abcdefgh").symlink_to(elsewhere)
+    storage.sweep(run)
+    assert len(below(run)) == len(keep + leave) + 1, "a folder without whet's marker is left as it is"
+    storage.mark(run, "run")
+    storage.sweep(run)
+    assert below(run) == {*keep, ".whet"}
+    assert (elsewhere / "thesis.tex").read_text() == "years of work"
+
+
+def below(folder):
+    """Return the paths of all files and links below a folder."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or (path.is_file() and not path.is_relative_to(folder / ".link.whet-tmp-1-abcdefgh"))
+    }
 
 
 def test_a_mistake_found_before_any_work_leaves_the_folder_free(here, onnx_file, npz, tmp_path):
@@ -368,7 +384,8 @@ def test_a_mistake_found_before_any_work_leaves_the_folder_free(here, onnx_file,
     run.mkdir()
     assert here("optimize", broken, "--data", npz, "--out", run).code == 2
     assert list(run.iterdir()) == []
-    (run / "run.json").write_text("{}")  # of a command that was killed before it knew its model
+    storage.mark(run, "optimize")  # by a command that was killed before it knew its model
+    (run / "run.json").write_text("{}")
     (run / "logs").mkdir()
     assert here("optimize", broken, "--data", npz, "--out", run).code == 2
     assert list(run.iterdir()) == []

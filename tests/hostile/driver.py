@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 PATIENCE = float(os.environ.get("WHET_HOSTILE_PATIENCE", "1"))  # for a busy machine: a factor on every time limit
-_HALF_WRITTEN = re.compile(r"\..+\.([a-z0-9_]{8}|old-\d+)|\.probe-\d+")
+_HALF_WRITTEN = re.compile(r"\..+\.([a-z0-9_]{8}|old-\d+|whet-tmp-\d+-\w+)|\.probe-\d+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

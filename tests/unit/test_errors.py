@@ -26,10 +26,14 @@ def test_the_tree_is_as_it_is_drawn():
     assert len(classes) == len(drawn()) > 10
 
 
-def test_a_users_mistake_leaves_with_2_and_other_failures_with_1():
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, WhetError):
-            assert kind.exit_code == (2 if issubclass(kind, UserError) else 1), kind
+def test_the_exit_code_tells_a_mistake_from_a_failed_bundle_and_from_an_error_of_whets_own():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, WhetError)]
+    codes = {kind.__name__: kind.exit_code for kind in kinds if not issubclass(kind, UserError)}
+    assert codes == {
+        "WhetError": 70, "PassError": 2, "NothingChanged": 2, "UnsupportedOperator": 2, "ChildError": 70,
+        "ChildCrashed": 70, "TimeLimit": 2, "MemoryLimit": 2, "RuntimeFailure": 2, "BundleError": 1,
+    }  # fmt: skip
+    assert {kind.exit_code for kind in kinds if issubclass(kind, UserError)} == {2}
 
 
 def test_a_missing_library_names_the_install():

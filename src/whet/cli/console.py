@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_tags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from whet.errors import INTERNAL
+from whet.markup import plain_text
 from whet.progress import Event
 
 if TYPE_CHECKING:
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
 ANSWERS = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
 EXIT_CODES = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 _OVERALL, _TIMING = "candidates", "measure latency"  # stages that tell that work has begun
+
+
+def escape(text: str) -> str:
+    """Return a text of unknown origin for rich: in one line, without control characters or tags of its own."""
+    return escape_tags(plain_text(text))
+
+
+def exit_code(outcome: Outcome) -> int:
+    """Return the exit code of a run: of its verdict, or that of a failure if no candidate has a result."""
+    return INTERNAL if outcome.every_candidate_failed else EXIT_CODES[outcome.answer]
 
 
 class Show:
@@ -82,9 +94,9 @@ class Show:
         """Print a line for each new stage, or each candidate begun."""
         if event.stage == _OVERALL and event.note:
             place = f"[{event.done + 1}/{event.total}] " if event.total else ""
-            self._print(f"{place}{event.note}\n", begun=event.done > 0 or not event.total)
+            self._print(f"{place}{plain_text(event.note)}\n", begun=event.done > 0 or not event.total)
         elif event.stage != self._stage:
-            self._print(f"    {event.stage}\n", begun=event.stage == _TIMING)
+            self._print(f"    {plain_text(event.stage)}\n", begun=event.stage == _TIMING)
 
     def _print(self, line: str, *, begun: bool) -> None:
         """Print a line, or keep it until work has begun."""
@@ -103,18 +115,18 @@ def outcome_table(outcome: Outcome, folder: Path) -> None:
     console = _console()
     sizes = batch_sizes(outcome)
     told = " / ".join(map(str, sizes))
-    table = Table(title=f"{outcome.original.name}, batch {told}", title_justify="left")
-    for head in ("candidate", outcome.original.metric, "drop", "ms", "faster", "KB", "smaller", ""):
+    table = Table(title=escape(f"{outcome.original.name}, batch {told}"), title_justify="left")
+    for head in ("candidate", escape(outcome.original.metric), "drop", "ms", "faster", "KB", "smaller", ""):
         table.add_column(head, justify="left" if head in ("candidate", "") else "right", no_wrap=True)
     places = {result.name: result.verdicts for result in outcome.results}
     rejected = {item.name for item in outcome.ranking if not item.eligible}
     for row in rows(outcome):
         if row.failure:
-            table.add_row(row.name, *[""] * 6, "[red]failed[/]")
+            table.add_row(escape(row.name), *[""] * 6, "[red]failed[/]")
             continue
         ratio = outcome.original.float_bytes / row.size_bytes if row.size_bytes else 0
         table.add_row(
-            row.name,
+            escape(row.name),
             _number(row.value, 4),
             f"{row.drop:+.4f}" if row.drop is not None else "",
             " / ".join(f"{(row.latency_ms or {}).get(size, 0):.3g}" for size in sizes),
@@ -126,13 +138,13 @@ def outcome_table(outcome: Outcome, folder: Path) -> None:
     console.print(table)
     for item in outcome.ranking:
         if not item.eligible:
-            console.print(f"[red]rejected[/] {item.name}: {escape(item.reason)}", highlight=False)
+            console.print(f"[red]rejected[/] {escape(item.name)}: {escape(item.reason)}", highlight=False)
     for warning in outcome.warnings:
         console.print(f"[yellow]note[/] {escape(warning)}", highlight=False)
     _conclusion(console, outcome)
-    console.print(f"\nreport  {folder / 'report.md'}", soft_wrap=True, highlight=False)
+    console.print(f"\nreport  {escape(str(folder / 'report.md'))}", soft_wrap=True, highlight=False)
     if outcome.proof is not None:
-        console.print(f"bundle  {folder / 'bundle'}", soft_wrap=True, highlight=False)
+        console.print(f"bundle  {escape(str(folder / 'bundle'))}", soft_wrap=True, highlight=False)
 
 
 def _conclusion(console: Console, outcome: Outcome) -> None:
@@ -141,7 +153,7 @@ def _conclusion(console: Console, outcome: Outcome) -> None:
     if outcome.proof is not None:
         judged = [(outcome.proof.chosen, outcome.proof.verdicts)]
     for name, verdicts in judged:
-        console.print(f"\n{_answers(verdicts)} {name}", highlight=False)
+        console.print(f"\n{_answers(verdicts)} {escape(name)}", highlight=False)
         verdict_lines(console, verdicts)
 
 
@@ -160,9 +172,9 @@ def _console() -> Console:
 def verdict_lines(console: Console, verdicts: Sequence[Verdict]) -> None:
     """Print one line a claim."""
     for item in verdicts:
-        needed = f"; would be settled by {item.settled_by}" if item.settled_by else ""
+        needed = escape(f"; would be settled by {item.settled_by}") if item.settled_by else ""
         if item.needed_samples:
-            needed = f"; {item.settled_by} would settle it"
+            needed = escape(f"; {item.settled_by} would settle it")
         answer = f"[{ANSWERS[item.answer]}]{item.answer:<12}[/]"
         told = f"  {answer} {escape(item.claim)}: {escape(item.evidence)}{needed}"
         console.print(told, soft_wrap=True, highlight=False)
@@ -182,7 +194,7 @@ def profile_table(profile: Profile) -> None:
     for layer in profile.layers:
         spent = layer.time_ms
         table.add_row(
-            escape(layer.name), layer.kind, f"{layer.parameters:,}", f"{layer.bytes:,}",
+            escape(layer.name), escape(layer.kind), f"{layer.parameters:,}", f"{layer.bytes:,}",
             "?" if layer.macs is None else f"{layer.macs:,}",
             "fused" if spent is None else f"{spent:.4f}", "" if spent is None else f"{spent / whole:.0%}",
         )  # fmt: skip
@@ -190,8 +202,8 @@ def profile_table(profile: Profile) -> None:
     table.add_section()
     table.add_row("all", "", f"{profile.parameters:,}", f"{profile.bytes:,}", macs, f"{profile.time_ms:.4f}", "")
     console.print(table)
-    console.print("inputs  " + ", ".join(map(str, profile.signature.inputs)), markup=False)
-    console.print("outputs " + ", ".join(map(str, profile.signature.outputs)), markup=False)
+    console.print("inputs  " + plain_text(", ".join(map(str, profile.signature.inputs))), markup=False)
+    console.print("outputs " + plain_text(", ".join(map(str, profile.signature.outputs))), markup=False)
 
 
 def standings_tables(standings: Sequence[Standing]) -> None:
@@ -211,7 +223,8 @@ def standings_tables(standings: Sequence[Standing]) -> None:
         numbers = item.measurements
         peak = value_of(numbers, "peak_memory_bytes")
         table.add_row(
-            item.name, _number(value_of(numbers, "size_bytes"), 0), _number(value_of(numbers, "deflated_bytes"), 0),
+            escape(item.name),
+            _number(value_of(numbers, "size_bytes"), 0), _number(value_of(numbers, "deflated_bytes"), 0),
             f"{value_of(numbers, 'deflation_percent'):.0f} %", _number(value_of(numbers, "load_ms"), 1),
             _number(peak / 2**20 if peak else None, 0),
         )  # fmt: skip
@@ -227,7 +240,15 @@ def _latency_table(console: Console, standings: Sequence[Standing], size: int) -
     from whet.measure.measurement import value_of
 
     table = Table(title=f"batch {size}", title_justify="left")
-    for head in ("model", "ran in", "p50 ms", "p90 ms", "p99 ms", "samples/s", f"against {standings[0].name}"):
+    for head in (
+        "model",
+        "ran in",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "samples/s",
+        f"against {escape(standings[0].name)}",
+    ):
         table.add_column(head, justify="left" if head in ("model", "ran in") else "right", no_wrap=True)
     doubts = []
     for item in standings:
@@ -236,13 +257,22 @@ def _latency_table(console: Console, standings: Sequence[Standing], size: int) -
         latencies = [value_of(numbers, f"latency_{p}_ms", batch_size=size) for p in ("p50", "p90", "p99")]
         rate = value_of(numbers, "throughput_per_s", batch_size=size)
         table.add_row(
-            item.name, _ran(item), *(_number(ms, 3) for ms in latencies), _number(rate, 0), _times(found, True)
+            escape(item.name),
+            escape(_ran(item)),
+            *(_number(ms, 3) for ms in latencies),
+            _number(rate, 0),
+            _times(found, True),
         )
         if found and "noise" in found.conditions:
             doubts.append(f"{item.name} is {found.conditions['noise']}")
     console.print(table)
     if doubts:
-        console.print(f"The machine was noisy: {'; '.join(doubts)}.", soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            f"The machine was noisy: {plain_text('; '.join(doubts))}.",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
 
 
 def _quality_table(console: Console, standings: Sequence[Standing]) -> None:
@@ -255,11 +285,11 @@ def _quality_table(console: Console, standings: Sequence[Standing]) -> None:
     )
     table.add_column("metric")
     for item in judged:
-        table.add_column(item.name, justify="right")
+        table.add_column(escape(item.name), justify="right")
     names = list(dict.fromkeys(name for item in judged if item.quality for name in item.quality.scores))
     for name in names:
         table.add_row(
-            name, *(_number(item.quality.scores.get(name) if item.quality else None, 4) for item in judged)
+            escape(name), *(_number(item.quality.scores.get(name) if item.quality else None, 4) for item in judged)
         )
     console.print(table)
     _changes_table(console, [(item.name, item.comparison) for item in judged if item.comparison is not None])
@@ -273,14 +303,14 @@ def _changes_table(console: Console, compared: Sequence[tuple[str, Comparison]])
     table = Table(title=f"worse by, {confidence:.1%} limits of each metric alone", title_justify="left")
     table.add_column("metric")
     for name, _ in compared:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for changes in zip(*(each.changes for _, each in compared), strict=True):
         limits = [(change.drop, change.interval.low, change.interval.high) for change in changes]
         kind = "" if changes[0].bounded else ", share of itself"
         told = [f"{drop:+.4f} ({_limit(low, -1)} to {_limit(high, 1)})" for drop, low, high in limits]
-        table.add_row(changes[0].metric + kind, *told)
+        table.add_row(escape(changes[0].metric + kind), *told)
     for key in compared[0][1].fidelity:
-        table.add_row(key, *(_number(each.fidelity.get(key), 4) for _, each in compared))
+        table.add_row(escape(key), *(_number(each.fidelity.get(key), 4) for _, each in compared))
     console.print(table)
 
 
@@ -296,8 +326,17 @@ def _robustness_tables(console: Console, standings: Sequence[Standing]) -> None:
         found = item.robustness
         if found is None or (item is standings[0] and len(standings) > 1):
             continue
-        heads = ("inputs", "severity", standings[0].name, item.name, "loses more by", "all limits at once")
-        table = Table(title=f"corrupted inputs, {found.metric} on {found.samples} samples", title_justify="left")
+        heads = (
+            "inputs",
+            "severity",
+            escape(standings[0].name),
+            escape(item.name),
+            "loses more by",
+            "all limits at once",
+        )
+        table = Table(
+            title=f"corrupted inputs, {escape(found.metric)} on {found.samples} samples", title_justify="left"
+        )
         for head in heads:
             table.add_column(head, justify="left" if head == "inputs" else "right", no_wrap=head == "inputs")
         table.add_row("as they are", "", _number(found.before, 4), _number(found.after, 4), "", "")
@@ -308,7 +347,7 @@ def _robustness_tables(console: Console, standings: Sequence[Standing]) -> None:
             table.add_row(shift.corruption, str(shift.severity), *values, told)
         console.print(table)
         for sentence in robustness_in_words(found):
-            console.print(f"{item.name}: {sentence}", soft_wrap=True, highlight=False, markup=False)
+            console.print(plain_text(f"{item.name}: {sentence}"), soft_wrap=True, highlight=False, markup=False)
 
 
 def _ran(item: Standing) -> str:

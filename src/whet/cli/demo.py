@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("demo")
+@click.command("demo", cls=Verb)
 @click.option(
     "--out", default="demo-run", show_default=True, metavar="RUN", help="The folder; the same command resumes."
 )
@@ -27,16 +28,18 @@ def command(out: str, as_json: bool) -> int:
         from pathlib import Path
 
         console.outcome_table(outcome, Path(out))
-    return console.EXIT_CODES[outcome.answer]
+    return console.exit_code(outcome)
 
 
 def _demo(api: Any, out: str, show: Any) -> Any:
-    from pathlib import Path
 
     from whet import demo
     from whet.isolate import call
+    from whet.search import run_folder
 
-    model, weights = demo.files(Path(out))
+    run = run_folder.resolved(out)
+    run_folder.check(run)  # before anything is put beside it
+    model, weights = demo.files(run)
     if not weights.exists():
         call(demo.train, weights, on_event=show)
     return api.optimize(f"{model}:digits_cnn", "digits", out, weights=weights, recipes=demo.RECIPES, on_event=show)

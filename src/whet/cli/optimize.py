@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("optimize")
+@click.command("optimize", cls=Verb)
 @click.argument("model")
 @opt.weights
 @opt.data
@@ -65,7 +66,7 @@ def carry_out(kind: str, model: str, data: str, out: str, *, as_json: bool, **op
         click.echo(plain.dumps(outcome), nl=False)
     else:
         console.outcome_table(outcome, Path(out))
-    return console.EXIT_CODES[outcome.answer]
+    return console.exit_code(outcome)
 
 
 def _dry_run(order: Any, as_json: bool) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("report")
+@click.command("report", cls=Verb)
 @click.argument("run")
 @opt.json_flag
 def command(run: str, as_json: bool) -> int:
@@ -16,13 +17,14 @@ def command(run: str, as_json: bool) -> int:
 
     from whet import plain
     from whet.cli import console
-    from whet.report.write import write
+    from whet.report.write import damaged_results, write
     from whet.search import outcome as outcomes
 
     outcome = outcomes.load(Path(run))
-    write(Path(run), outcome)
-    if as_json:
-        click.echo(plain.dumps(outcome), nl=False)
-    else:
-        console.outcome_table(outcome, Path(run))
+    with damaged_results(Path(run)):
+        write(Path(run), outcome)
+        if as_json:
+            click.echo(plain.dumps(outcome), nl=False)
+        else:
+            console.outcome_table(outcome, Path(run))
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,10 +24,10 @@ from whet.progress import Event, OnEvent
 from whet.report import lab as pages
 from whet.report.lab_results import FILE, RUN, Laboratory, called, load
 from whet.search import optimize as searching
+from whet.search import run_folder
 from whet.search.optimize import Order
 from whet.search.outcome import Outcome
-from whet.search.run_folder import held
-from whet.storage import lock, write_text
+from whet.storage import MARKER, is_marked, lock, write_text
 from whet.trials import pairs as pairing
 from whet.trials import trial
 from whet.trials.pairs import CONFIDENCE, Pairs
@@ -115,7 +114,7 @@ def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEven
     """Look, run the recipes, compare every two files, and copy these to where they are looked for."""
     data = _data(wanted, on_event)
     total, splits = len(samples_of(parted(Path(data.name), data.lost).test)), data.open()
-    seen: Seen = isolate.call(look, source, on_event=on_event)
+    seen: Seen = isolate.call(look, source, limits=trial.default_limits(), on_event=on_event)
     _match(seen, splits, source)
     data = replace(data, preprocess=pictures(wanted.preprocess, seen, splits))
     training = _training(wanted, splits)
@@ -297,37 +296,33 @@ def _command(wanted: Wanted, source: Source) -> Mapping[str, Any]:
 def _forget(results: Path) -> None:
     """Empty a folder whose laboratory was stopped before it came to know that its model and data can be used."""
     path = results / _COMMAND
-    if not path.is_file() or (results / RUN / "original.json").exists() or _kind(path) != "lab":
+    if not is_marked(results) or not path.is_file() or (results / RUN / "original.json").exists():
         return
+    run_folder.check_links(results)
     with lock(results):
-        shutil.rmtree(results / RUN, ignore_errors=True)
+        if is_marked(results / RUN):
+            shutil.rmtree(results / RUN, ignore_errors=True)
         path.unlink()
-
-
-def _kind(path: Path) -> str:
-    """Return the kind of the command that a file holds."""
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["kind"])
-    except (ValueError, TypeError, KeyError):
-        return ""
 
 
 @contextmanager
 def _folder(results: Path, command: Mapping[str, Any]) -> Iterator[None]:
-    """Hold the folder of results; a mistake found before any work leaves it free for the next command.
+    """Lock the folder of results; a mistake found before any work leaves it free for the next command.
 
     Raises:
         RunFolderError: It holds another laboratory, or something else.
     """
     new = not results.exists()
     try:
+        run_folder.check(results)
         _forget(results)
-        with held(results, command):
+        with run_folder.lock_run_folder(results, command):
             try:
                 yield
             except (UserError, KeyboardInterrupt):
                 if not (results / RUN / "original.json").exists():
                     (results / _COMMAND).unlink(missing_ok=True)
+                    (results / MARKER).unlink(missing_ok=True)
                     (results / ".lock").unlink(missing_ok=True)
                     if new and not any(results.iterdir()):
                         results.rmdir()

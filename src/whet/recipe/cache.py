@@ -10,8 +10,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from whet import plain
@@ -22,7 +22,7 @@ from whet.models.model import Facts, Model, Stored
 from whet.models.source import Source
 from whet.passes.base import Pass
 from whet.recipe.recipe import asked
-from whet.storage import make_folder, new_folder, write_text
+from whet.storage import files_below, make_folder, new_folder, sha256, write_text
 from whet.train.spec import CHECKPOINTS
 from whet.types import Step
 
@@ -38,6 +38,8 @@ class Entry:
         facts: The model but for its payload.
         file: The model's path below the entry's folder.
         step: What was done; None for the original.
+        files: SHA-256 of every file of the model by its path below the entry's folder; empty in entries of earlier
+            versions.
         seconds: What it took.
         measures: What was measured of it there and then: quality, bytes, latency.
     """
@@ -48,6 +50,7 @@ class Entry:
     step: Step | None = None
     seconds: float = 0.0
     measures: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class Cache:
@@ -56,17 +59,37 @@ class Cache:
     def __init__(self, folder: Path, source: Source) -> None:
         self.folder = folder
         self.source = source
+        self._whole: set[str] = set()  # keys of entries whose files were found to be as they were written
 
     def get(self, key: str) -> Entry | None:
-        """Return an entry, or None."""
-        path = self.folder / key / _FACTS
-        return plain.loads(path.read_bytes(), Entry) if path.exists() else None
+        """Return an entry; None if there is none, or it is damaged, so that it has to be computed again."""
+        try:
+            entry = plain.read_json(self.folder / key / _FACTS, Entry)
+        except (OSError, ValueError):
+            return None
+        return entry if self._is_whole(key, entry) else None
+
+    def _is_whole(self, key: str, entry: Entry) -> bool:
+        """Return whether an entry's files are as they were written."""
+        if key in self._whole:
+            return True
+        folder, file = self.folder / key, PurePosixPath(entry.file)
+        if entry.key != key or file.is_absolute() or ".." in file.parts or not (folder / file).exists():
+            return False
+        try:
+            whole = all(sha256(folder / name) == digest for name, digest in entry.files.items())
+        except OSError:
+            return False
+        if whole:
+            self._whole.add(key)
+        return whole
 
     def put(self, key: str, model: Model, step: Step | None, seconds: float) -> Entry:
         """Store a model."""
         with new_folder(self.folder / key) as folder:
             path = adapter_for(model.format).save(model, folder / _MODEL)
-            entry = Entry(key, Facts.of(model), str(path.relative_to(folder)), step, seconds)
+            files = {found.relative_to(folder).as_posix(): sha256(found) for found in files_below(folder)}
+            entry = Entry(key, Facts.of(model), path.relative_to(folder).as_posix(), step, seconds, files=files)
             write_text(folder / _FACTS, plain.dumps(entry))
         return entry
 
@@ -87,7 +110,7 @@ class Cache:
 
     def annotate(self, entry: Entry, measures: Mapping[str, Any]) -> Entry:
         """Add measures to an entry."""
-        entry = Entry(entry.key, entry.facts, entry.file, entry.step, entry.seconds, measures)
+        entry = replace(entry, measures=measures)
         write_text(self.folder / entry.key / _FACTS, plain.dumps(entry))
         return entry
 

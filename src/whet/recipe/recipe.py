@@ -33,12 +33,37 @@ class _Head:
 _KEYS = {"steps", *(field.name for field in fields(_Head))}
 
 
+# Names are those of folders and files, on any system: ASCII, since lookalikes and normal forms of other letters
+# name other files on one system and the same file on another.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # of Windows, with any suffix
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of a recipe that cannot name a folder on every system.
+
+    A name has 1 to 64 of the letters a to z and A to Z, digits, ``_``, ``.``, ``+`` and ``-``. It begins with a
+    letter, a digit or ``_``, does not end with a dot, and is none of the devices of Windows (``con``, ``nul``...).
+
+    Raises:
+        RecipeError: It is another one.
+    """
+    shown = ascii(name if len(name) <= 70 else f"{name[:67]}...")
+    if not _NAME.fullmatch(name) or name.endswith("."):
+        raise RecipeError(
+            f"{shown} cannot name a recipe; use 1 to 64 of the letters a-z and A-Z, digits, '_', '.', '+' and '-', "
+            f"the first a letter, a digit or '_', the last no dot"
+        )
+    if _DEVICES.fullmatch(name):
+        raise RecipeError(f"{shown} cannot name a recipe: Windows keeps it for a device; choose another name")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Passes in order.
 
     Attributes:
-        name: Of the candidate and its folder: letters, digits, dots, dashes.
+        name: Name of the candidate, of its folder and of its files: see ``check_name``.
         steps: The passes.
         seed: For whatever they draw.
         description: A line for the report.
@@ -50,9 +75,8 @@ class Recipe:
     description: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a name that cannot be a folder's."""
-        if not re.fullmatch(r"[\w][\w.+-]*", self.name):
-            raise RecipeError(f"{self.name!r} cannot name a recipe; use letters, digits, '.', '-', '+' and '_'")
+        """Refuse a name that cannot be a folder's on every system."""
+        check_name(self.name)
 
     @classmethod
     def of(

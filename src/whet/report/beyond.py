@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from whet.markup import Markdown, code, escape_markdown
 from whet.measure.quality import ClassChange, Comparison, Quality
 from whet.measure.robustness import Robustness, Shift
 from whet.report.tables import line, number
@@ -86,8 +87,8 @@ def sections(outcome: Outcome) -> Iterator[str]:
         yield from _flips(outcome.flips)
     for result in outcome.results:
         if result.flips is not None:
-            yield from ("", f"## Samples that flipped with `{result.name}`", "")
-            yield from _flips(result.flips, f"`{result.name}`", f"flips/{result.name}")
+            yield from ("", f"## Samples that flipped with {code(result.name)}", "")
+            yield from _flips(result.flips, code(result.name), f"flips/{result.name}")
     if outcome.robustness is not None:
         yield from ("", "## On corrupted inputs", "")
         exported = outcome.original.float_key not in (None, outcome.original.root)
@@ -109,7 +110,7 @@ def _flips(found: Flips, who: str = _SHIPPED, folder: str = "flips") -> Iterator
     yield f"| sample | label | as given | {after} | loss | outcome | input |"
     yield "|---|---|---|---|---|---|---|"
     for item in found.kept[:_ROWS]:
-        shown = f"[picture]({folder}/{item.picture})" if item.picture else item.row
+        shown = Markdown(f"[picture]({folder}/{item.picture})") if item.picture else item.row
         before, after = answer_in_words(item.before), answer_in_words(item.after)
         yield line(
             str(item.number), item.label or "-", before, after, f"{item.loss:.3g}", item.outcome or "-", shown
@@ -145,7 +146,7 @@ def answer_in_words(item: Answer) -> str:
 
 def _robustness(found: Robustness, given: str) -> Iterator[str]:
     """Yield the answer, the table and how it was found; ``given`` says what ran in place of the model as given."""
-    yield from robustness_in_words(found)
+    yield from map(escape_markdown, robustness_in_words(found))
     yield ""
     metric = found.metric
     yield line(

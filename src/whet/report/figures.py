@@ -12,9 +12,11 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
-from whet.report.pictures import flips, robustness
+from whet.report.pictures import flips, label, plain_figures, robustness, save
 from whet.search.outcome import Outcome
-from whet.search.rows import ORIGINAL, Row, batch_sizes, rows
+from whet.search.rows import Row, batch_sizes, rows
+from whet.storage import make_folder
+from whet.trials.trial import FLOAT, ORIGINAL
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -25,7 +27,12 @@ _NAMED_CLASSES = 25  # beyond these, ticks and counts cannot be read
 
 def draw(folder: Path, outcome: Outcome) -> list[Path]:
     """Draw the figures of a run and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    with plain_figures():
+        return _draw(folder, outcome)
+
+
+def _draw(folder: Path, outcome: Outcome) -> list[Path]:
     drawn = [_bars(folder / "bars.png", outcome)]
     if batch_sizes(outcome):
         drawn.append(_front(folder / "quality-latency.png", outcome))
@@ -42,6 +49,11 @@ def draw(folder: Path, outcome: Outcome) -> list[Path]:
 
 def confusion_matrix(path: Path, counts: Array, classes: Sequence[str], title: str) -> Path:
     """Draw one confusion matrix."""
+    with plain_figures():
+        return _confusion_matrix(path, counts, classes, title)
+
+
+def _confusion_matrix(path: Path, counts: Array, classes: Sequence[str], title: str) -> Path:
     side = 4.0 + (0.28 * len(counts) if len(counts) <= _NAMED_CLASSES else 3.0)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
@@ -50,13 +62,13 @@ def confusion_matrix(path: Path, counts: Array, classes: Sequence[str], title: s
     _annotate(axes, counts, _shares(counts) > 0.6)
     _ticks(axes, classes, len(counts))
     axes.set_title(title)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _bars(path: Path, outcome: Outcome) -> Path:
     """Draw latency, size and quality of every contestant side by side; failed ones are named."""
     table, sizes = rows(outcome), batch_sizes(outcome)
-    panels = [*(f"latency, batch {size} (ms)" for size in sizes), "file (KB)", outcome.original.metric]
+    panels = [*(f"latency, batch {size} (ms)" for size in sizes), "file (KB)", label(outcome.original.metric)]
     height = 1.6 + 0.42 * len(table)
     figure = Figure(figsize=(1.8 + 3.1 * len(panels), height), layout="constrained")
     grid = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
@@ -69,7 +81,7 @@ def _bars(path: Path, outcome: Outcome) -> Path:
         axes.set_title(title, fontsize=10)
     grid[0].set_yticks(range(len(table)), [row.name for row in table])
     grid[0].set_ylim(len(table) - 0.4, -0.6)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _panel(axes: Axes, table: list[Row], values: list[float | None], form: str) -> None:
@@ -105,7 +117,7 @@ def _front(path: Path, outcome: Outcome) -> Path:
     low, high = _window([sign * row.value for row in table if row.value is not None])
     room = 0.08 * (high - low)
     grid[0].set_ylim(*sorted((sign * (low - room), sign * (high + room))))
-    grid[0].set_ylabel(outcome.original.metric)
+    grid[0].set_ylabel(label(outcome.original.metric))
     for axes, size in zip(grid, sizes, strict=True):
         _scatter(axes, table, size, sign, (low, high))
         axes.set_xlabel(f"latency at batch {size} (ms)")
@@ -119,7 +131,7 @@ def _front(path: Path, outcome: Outcome) -> Path:
     listed = (row for row in table if sizes[0] in (row.latency_ms or {}))
     for text, row in zip(legend.get_texts(), listed, strict=True):
         text.set_fontweight("bold" if row.chosen else "normal")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _scatter(axes: Axes, table: list[Row], size: int, sign: int, window: tuple[float, float]) -> None:
@@ -204,7 +216,7 @@ def _difference(path: Path, before: Array, after: Array, outcome: Outcome, name:
         _ticks(axes, classes, len(before))
     if len(few) < len(outcome.original.classes):
         figure.suptitle(f"the {len(few)} of {len(outcome.original.classes)} classes that changed most")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _changed_most(before: Array, after: Array, classes: Sequence[str]) -> tuple[list[str], Array]:
@@ -213,7 +225,7 @@ def _changed_most(before: Array, after: Array, classes: Sequence[str]) -> tuple[
     each = change.sum(axis=0) + change.sum(axis=1)
     count = len(each) if len(each) <= _NAMED_CLASSES else min(max(int((each > 0).sum()), 2), _NAMED_CLASSES)
     few = np.sort(np.argsort(-each, kind="stable")[:count])
-    return [classes[at] if at < len(classes) else str(at) for at in few], few
+    return [label(classes[at]) if at < len(classes) else str(at) for at in few], few
 
 
 def _annotate(axes: Axes, counts: Array, dark: Array, *, signed: bool = False) -> None:
@@ -231,7 +243,7 @@ def _ticks(axes: Axes, classes: Sequence[str], count: int) -> None:
     axes.set_xlabel("chosen")
     axes.set_ylabel("label")
     if count <= _NAMED_CLASSES:
-        names = list(classes) if len(classes) == count else [str(at) for at in range(count)]
+        names = list(map(label, classes)) if len(classes) == count else [str(at) for at in range(count)]
         axes.set_xticks(range(count), names, rotation=90, fontsize=7)
         axes.set_yticks(range(count), names, fontsize=7)
 
@@ -245,9 +257,4 @@ def _color(row: Row) -> str:
         return _BAD
     if row.chosen:
         return _CHOSEN
-    return _BASE if row.name in (ORIGINAL, "float") else _OTHER
-
-
-def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=110)
-    return path
+    return _BASE if row.name in (ORIGINAL, FLOAT) else _OTHER

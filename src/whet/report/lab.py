@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from whet.markup import Markdown, escape_markdown
 from whet.measure.measurement import Interval
 from whet.report import lab_compared, lab_sizes
 from whet.report.lab_results import BASE, ORIGINAL, RUN, Laboratory, Shelf, Variant, load, shelf
-from whet.report.tables import line, number, one_line
+from whet.report.tables import line, number
 from whet.search.outcome import Outcome
 from whet.storage import write_text
 from whet.trials.pairs import CONFIDENCE, Pair
@@ -60,9 +61,9 @@ def _draw(folder: Path, found: Shelf) -> None:
 
 def page(item: Variant, found: Shelf) -> str:
     """Return ``<name>-metrics.md``: the numbers of one variant, with their limits where they have any."""
-    lines = [f"# {item.name}", ""]
+    lines = [f"# {escape_markdown(item.name)}", ""]
     if item.failure:
-        return "\n".join([*lines, f"It failed: {one_line(item.failure)}", ""])
+        return "\n".join([*lines, f"It failed: {escape_markdown(item.failure)}", ""])
     if item.quality is None:
         return "\n".join([*lines, "It was not measured on the test pictures: no file was made of it.", ""])
     lines += [f"On {item.quality.samples:,} test pictures.", "", "| metric | value | against the original |"]
@@ -89,10 +90,11 @@ def _speed_lines(item: Variant, found: Shelf) -> Iterator[str]:
 def _ratio(item: Variant, found: Shelf) -> str:
     """Return how fast a variant is: a file against the FP32 file, that against the Keras model."""
     if item.faster is not None:
-        return f"{_speed(item.faster)} as fast as `{BASE}`"
+        return Markdown(f"{_speed(item.faster)} as fast as `{BASE}`")
     keras = found.against_keras
     if item.name == BASE and keras is not None and keras.interval is not None:
-        return f"{keras.value:.2f}x ({_range(keras.interval.low, keras.interval.high)}) as fast as `{ORIGINAL}`"
+        limits = _range(keras.interval.low, keras.interval.high)
+        return Markdown(f"{keras.value:.2f}x ({limits}) as fast as `{ORIGINAL}`")
     return ""
 
 
@@ -102,16 +104,16 @@ def _size_lines(item: Variant, found: Shelf) -> Iterator[str]:
     base = found.base
     raw = f"{lab_sizes.smaller(item, base):.2f} times smaller than `{BASE}`" if base else ""
     packed = f"{lab_sizes.smaller_deflated(item, base):.2f} times smaller than `{BASE}` deflated" if base else ""
-    yield line("size", f"{item.size_bytes:,.0f} bytes", raw)
-    yield line("deflated size", f"{item.deflated_bytes:,.0f} bytes", packed)
+    yield line("size", f"{item.size_bytes:,.0f} bytes", Markdown(raw))
+    yield line("deflated size", f"{item.deflated_bytes:,.0f} bytes", Markdown(packed))
     yield line("deflation", f"{item.deflation_percent:.0f} %", "")
 
 
 def summary(lab: Laboratory, outcome: Outcome, found: Shelf) -> str:
     """Return ``summary.md``."""
-    lines = [f"# Laboratory: {outcome.original.name}", "", *_what(lab, outcome)]
+    lines = [f"# Laboratory: {escape_markdown(outcome.original.name)}", "", *_what(lab, outcome)]
     if lab.notes:
-        lines += ["", "## Read this first", "", *(f"- {one_line(note)}" for note in lab.notes)]
+        lines += ["", "## Read this first", "", *(f"- {escape_markdown(note)}" for note in lab.notes)]
     lines += ["", "## All variants", "", *_variants(found)]
     lines += ["", "## How quantization, pruning and clustering compare", "", "In quality:", ""]
     lines += _bullets(lab_compared.quality(found))
@@ -126,18 +128,18 @@ def summary(lab: Laboratory, outcome: Outcome, found: Shelf) -> str:
 
 
 def _bullets(sentences: Iterable[str]) -> list[str]:
-    return [f"- {one_line(sentence)}" for sentence in sentences] or ["- Nothing was measured that would tell."]
+    return [f"- {sentence}" for sentence in sentences] or ["- Nothing was measured that would tell."]
 
 
 def _what(lab: Laboratory, outcome: Outcome) -> Iterator[str]:
     yield f"{outcome.original.parameters:,} parameters, {len(outcome.original.classes)} classes:"
-    yield f"{', '.join(outcome.original.classes)}."
+    yield f"{escape_markdown(', '.join(outcome.original.classes))}."
     share = "all" if lab.pictures == lab.pictures_of else f"{lab.pictures:,} of {lab.pictures_of:,}"
     count = f"{lab.pictures:,} test pictures" if share == "all" else f"{share} test pictures"
     yield f"Measured on {count} (fraction {lab.fraction:g}), on each file as shipped, in LiteRT."
     yield f"Pruned and clustered variants were trained in Keras for {lab.epochs:g} epochs of"
     yield f"{lab.trained_on:,} pictures, {lab.batch} a step, towards the original's outputs."
-    yield f"A picture goes in as {lab.input}."
+    yield f"A picture goes in as {escape_markdown(lab.input)}."
 
 
 def _variants(found: Shelf) -> Iterator[str]:
@@ -148,7 +150,7 @@ def _variants(found: Shelf) -> Iterator[str]:
     yield f"|{'---|' * len(heads)}"
     for item in (found.original, *found.files):
         scores = item.quality.scores if item.quality else {}
-        cells = [f"[{item.name}]({item.name}-metrics.md)"]
+        cells: list[str] = [Markdown(f"[{escape_markdown(item.name)}]({item.name}-metrics.md)")]
         cells += [_share(scores.get(key)) for key in _METRICS]
         cells += [f"{item.drop:+.4f} ({_limits(item.interval)})" if item.drop is not None else "-"]
         cells += [number(item.latency_ms.value) if item.latency_ms else "-"]
@@ -206,9 +208,10 @@ def _pairs(found: Shelf) -> Iterator[str]:
 
 def _how(lab: Laboratory, outcome: Outcome, found: Shelf) -> Iterator[str]:
     machine = outcome.machine
-    yield f"- {machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), {machine.system}"
+    told = f"{machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), {machine.system}"
+    yield f"- {escape_markdown(told)}"
     splits = outcome.original.splits.items()
-    yield f"- samples: {', '.join(f'{part} {count:,}' for part, count in splits)}"
+    yield f"- samples: {escape_markdown(', '.join(f'{part} {count:,}' for part, count in splits))}"
     if found.pairs is not None:
         rounds, blocks = found.pairs.rounds, found.pairs.blocks
         yield f"- times of files: one race of all, {rounds} rounds in {blocks} openings, a picture a call; a ratio"
@@ -216,7 +219,7 @@ def _how(lab: Laboratory, outcome: Outcome, found: Shelf) -> Iterator[str]:
     yield "- quality: paired picture by picture; macro means are over classes, unweighted"
     yield "- size: the file; deflated: raw deflate at level 9, as in a zip"
     yield f"- every number of the run of the recipes: [{RUN}/report.md]({RUN}/report.md)"
-    yield f"- the model: {lab.model}; the data: {lab.data}"
+    yield f"- the model: {escape_markdown(lab.model)}; the data: {escape_markdown(lab.data)}"
 
 
 def _share(value: float | None) -> str:

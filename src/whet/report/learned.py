@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
+from whet.markup import code
+from whet.markup import escape_markdown as escaped
 from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison
 from whet.report import beyond
-from whet.report.tables import one_line
 from whet.search.outcome import Outcome
 from whet.search.rows import Row, rows, runtime_gain
 from whet.trials.problem import Result, StepReport
@@ -53,14 +54,14 @@ def _best(candidates: list[Row]) -> Iterator[str]:
             f"{item.value:.2f}x at batch {size}" for size, item in (fastest.speedup_float or {}).items()
         )
         yield (
-            f"The fastest candidate, `{fastest.name}`, gave {told} over the float model in the same runtime, "
+            f"The fastest candidate, {code(fastest.name)}, gave {told} over the float model in the same runtime, "
             f"at a drop of {fastest.drop:.4f}."
         )
     sized = [row for row in candidates if row.size_bytes]
     if sized:
         smallest = min(sized, key=lambda row: row.size_bytes or 0.0)
         yield (
-            f"The smallest file, of `{smallest.name}`, takes {smallest.size_bytes:,.0f} bytes "
+            f"The smallest file, of {code(smallest.name)}, takes {smallest.size_bytes:,.0f} bytes "
             f"({smallest.deflated_bytes:,.0f} deflated), at a drop of {smallest.drop:.4f}."
         )
 
@@ -71,7 +72,7 @@ def _slower(candidates: list[Row]) -> Iterator[str]:
         for size, item in (row.speedup_float or {}).items():
             if item.interval is not None and item.interval.high is not None and item.interval.high < 1:
                 yield (
-                    f"`{row.name}` is slower than the float model at batch {size}: {item.value:.2f}x "
+                    f"{code(row.name)} is slower than the float model at batch {size}: {item.value:.2f}x "
                     f"({item.interval.low:.2f} to {item.interval.high:.2f})."
                 )
 
@@ -88,9 +89,9 @@ def _classes(outcome: Outcome) -> Iterator[str]:
     for name, compared in judged:
         for item in beyond.largest(compared.classes):
             if beyond.beyond_doubt(item):
-                label = beyond.class_name(item.label, outcome.original.classes)
+                label = escaped(beyond.class_name(item.label, outcome.original.classes))
                 yield (
-                    f"With `{name}` the class {one_line(label)} is {beyond.beyond_doubt(item)} beyond doubt: its "
+                    f"With {code(name)} the class {label} is {beyond.beyond_doubt(item)} beyond doubt: its "
                     f"sensitivity went from {item.before:.4f} to {item.after:.4f} on {item.samples} samples "
                     f"(worse by {item.interval.low:+.4f} to {item.interval.high:+.4f}, all classes at once)."
                 )
@@ -101,7 +102,7 @@ def _look(outcome: Outcome) -> Iterator[str]:
     if outcome.flips is not None and outcome.flips.differing:
         yield beyond.flips_in_words(outcome.flips)
     if outcome.robustness is not None:
-        yield from beyond.robustness_in_words(outcome.robustness)
+        yield from map(escaped, beyond.robustness_in_words(outcome.robustness))
 
 
 def _noise(outcome: Outcome) -> Iterator[str]:
@@ -113,9 +114,10 @@ def _noise(outcome: Outcome) -> Iterator[str]:
     noisy = [(name, item) for name, item in timed if "noise" in item.conditions]
     if noisy:
         name, worst = max(noisy, key=lambda pair: _width(pair[1]))
+        noise = escaped(str(worst.conditions["noise"]))
         yield (
             f"The machine was noisy: {len(noisy)} of {len(timed)} speed-ups are known less exactly than was asked, "
-            f"the least that of `{name}` at batch {worst.conditions['batch_size']} ({worst.conditions['noise']})."
+            f"the least that of {code(name)} at batch {worst.conditions['batch_size']} ({noise})."
         )
     once = sum(item.conditions.get("blocks") == 1 for _, item in timed)
     if once:
@@ -145,8 +147,9 @@ def _steps(outcome: Outcome) -> Iterator[str]:
                 lost /= before.value
             if lost > _NOTABLE:
                 told.add(after.key)
+                metric = escaped(outcome.original.metric)
                 yield (
-                    f"In `{result.name}`, the step `{after.name}` cost {lost:.4f} of {outcome.original.metric} "
+                    f"In {code(result.name)}, the step {code(after.name)} cost {lost:.4f} of {metric} "
                     f"({before.value:.4f} to {after.value:.4f} on the samples candidates are ranked by)."
                 )
 
@@ -161,7 +164,7 @@ def _sparsity(outcome: Outcome) -> Iterator[str]:
             saved = after.size_bytes < 0.99 * before.size_bytes or after.latency_ms < 0.95 * before.latency_ms
             lesson = "" if saved else ": unstructured zeros save neither; they save deflated bytes"
             yield (
-                f"In `{result.name}`, {share:.0%} zeros left the file at {after.size_bytes:,} bytes "
+                f"In {code(result.name)}, {share:.0%} zeros left the file at {after.size_bytes:,} bytes "
                 f"({before.size_bytes:,} before) and one call at {after.latency_ms:.3f} ms "
                 f"({before.latency_ms:.3f} before){lesson}."
             )
@@ -179,7 +182,8 @@ def _layer_types(outcome: Outcome) -> Iterator[str]:
             listed = ", ".join(
                 f"{kind} {value:.1f} dB" for kind, value in sorted(by_type.items(), key=lambda kv: kv[1])
             )
-            yield f"`{step.name}` in `{result.name}` left the weights a signal-to-noise ratio of: {listed}."
+            where = f"{code(step.name)} in {code(result.name)}"
+            yield f"{where} left the weights a signal-to-noise ratio of: {escaped(listed)}."
 
 
 def _skipped(outcome: Outcome) -> Iterator[str]:
@@ -192,7 +196,8 @@ def _skipped(outcome: Outcome) -> Iterator[str]:
                 if (step.name, reason) not in told:
                     told.add((step.name, reason))
                     layers = "layer" if count == 1 else "layers"
-                    yield f"`{step.name}` in `{result.name}` left {count} {layers} alone: {reason}."
+                    where = f"{code(step.name)} in {code(result.name)}"
+                    yield f"{where} left {count} {layers} alone: {escaped(reason)}."
 
 
 def _wanted(reason: str) -> bool:
@@ -201,7 +206,7 @@ def _wanted(reason: str) -> bool:
 
 def _export(outcome: Outcome) -> Iterator[str]:
     if outcome.original.float_failure:
-        reason = one_line(outcome.original.float_failure).rstrip(".")
+        reason = escaped(outcome.original.float_failure).rstrip(".")
         yield f"The model of {outcome.original.parameters:,} parameters could not be exported to ONNX: {reason}."
     for result in outcome.results:
         for step in result.steps:
@@ -218,8 +223,9 @@ def _export(outcome: Outcome) -> Iterator[str]:
 def _failures(outcome: Outcome) -> Iterator[str]:
     for result in outcome.results:
         if result.failure is not None:
-            reason = one_line(result.failure.message).rstrip(".")
-            yield f"`{result.name}` failed after {result.seconds:.0f} s ({result.failure.kind}): {reason}."
+            reason = escaped(result.failure.message).rstrip(".")
+            kind = escaped(result.failure.kind)
+            yield f"{code(result.name)} failed after {result.seconds:.0f} s ({kind}): {reason}."
 
 
 def _pairs(result: Result) -> Iterator[tuple[StepReport, StepReport]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from whet.markup import Markdown, code
+from whet.markup import escape_markdown as escaped
 from whet.measure.measurement import Interval, Measurement
 from whet.measure.quality import Comparison
 from whet.measure.verdict import Verdict
 from whet.report.beyond import class_table, confusion_table, sections
 from whet.report.learned import sentences
-from whet.report.tables import line, number, one_line
+from whet.report.tables import line, number
 from whet.search.choice import pareto
 from whet.search.outcome import Outcome
 from whet.search.rows import Row, batch_sizes, rows, runtime_gain
@@ -19,10 +21,10 @@ from whet.trials.problem import Failure, Result, StepReport
 
 def report(outcome: Outcome, figures: Sequence[Path]) -> str:
     """Return ``report.md``; figures are named relative to it."""
-    lines = [f"# whet report: {outcome.original.name}", ""]
+    lines = [f"# whet report: {escaped(outcome.original.name)}", ""]
     lines += _verdict(outcome)
     if outcome.warnings:
-        lines += ["", "## Read this first", "", *(f"- {one_line(each)}" for each in outcome.warnings)]
+        lines += ["", "## Read this first", "", *(f"- {escaped(each)}" for each in outcome.warnings)]
     lines += ["", "## Candidates", "", *_table(outcome)]
     names = pareto(outcome.results)
     lines += ["", f"Beaten by no other in speed, size and quality at once: {', '.join(names) or 'none'}."]
@@ -30,7 +32,7 @@ def report(outcome: Outcome, figures: Sequence[Path]) -> str:
     lines += ["", "## What the runtime gave and what the compression gave", "", *_gains(outcome)]
     lines += ["", "## What each step cost", "", *_steps(outcome)]
     if outcome.proof is not None:
-        lines += ["", f"## {outcome.proof.chosen} on test", "", *_proof(outcome)]
+        lines += ["", f"## {escaped(outcome.proof.chosen)} on test", "", *_proof(outcome)]
     lines += sections(outcome)
     lines += ["", "## Figures", ""]
     lines += [f"![{path.stem}](figures/{path.name})" for path in figures]
@@ -41,7 +43,7 @@ def report(outcome: Outcome, figures: Sequence[Path]) -> str:
 
 def candidate_page(result: Result, outcome: Outcome) -> str:
     """Return ``<recipe>-metrics.md``: every number of one candidate."""
-    lines = [f"# {result.name}", "", result.description, ""]
+    lines = [f"# {escaped(result.name)}", "", escaped(result.description), ""]
     if result.failure is not None:
         return "\n".join([*lines, _failed(result.failure), ""])
     if result.verdicts:
@@ -64,7 +66,8 @@ def candidate_page(result: Result, outcome: Outcome) -> str:
 
 def _verdict(outcome: Outcome) -> Iterator[str]:
     if outcome.proof is not None:
-        yield f"**{outcome.answer}**: `{outcome.proof.chosen}`, on {outcome.proof.comparison.samples} test samples"
+        samples = outcome.proof.comparison.samples
+        yield f"**{outcome.answer}**: {code(outcome.proof.chosen)}, on {samples} test samples"
         yield "that decided nothing else, measured on the shipped file in a fresh process."
         yield ""
         yield from _claims(outcome.proof.verdicts)
@@ -73,7 +76,7 @@ def _verdict(outcome: Outcome) -> Iterator[str]:
     yield "intervals hold for all of them at once, and none is chosen."
     for result in outcome.results[1:]:
         yield ""
-        yield f"### {result.name}"
+        yield f"### {escaped(result.name)}"
         yield ""
         if result.failure is not None:
             yield _failed(result.failure)
@@ -85,7 +88,7 @@ def _claims(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "| answer | claim | evidence | would be settled by |"
     yield "|---|---|---|---|"
     for item in verdicts:
-        yield line(f"**{item.answer}**", item.claim, item.evidence, item.settled_by)
+        yield line(Markdown(f"**{item.answer}**"), item.claim, item.evidence, item.settled_by)
 
 
 def _table(outcome: Outcome) -> Iterator[str]:
@@ -106,8 +109,8 @@ def _table(outcome: Outcome) -> Iterator[str]:
         if row.failure:
             yield line(row.name, f"failed: {row.failure}", *[""] * (len(heads) - 2))
             continue
-        mark = " **(chosen)**" if row.chosen else ""
-        cells = [f"{row.name}{mark}", number(row.value), _drop(row)]
+        name = Markdown(f"{escaped(row.name)} **(chosen)**") if row.chosen else row.name
+        cells = [name, number(row.value), _drop(row)]
         cells += [number((row.latency_ms or {}).get(size)) for size in sizes]
         cells += [_ratio((row.speedup or {}).get(size)) for size in sizes]
         cells += [_bytes(row.size_bytes), _smaller(row, outcome), _bytes(row.deflated_bytes)]
@@ -124,10 +127,10 @@ def _ranking(outcome: Outcome) -> Iterator[str]:
     yield "## Why this one"
     yield ""
     for place, item in enumerate(outcome.ranking, 1):
-        yield f"{place}. `{item.name}`: {'' if item.eligible else '**rejected**: '}{one_line(item.reason)}"
+        yield f"{place}. {code(item.name)}: {'' if item.eligible else '**rejected**: '}{escaped(item.reason)}"
     if outcome.not_tried:
         yield ""
-        yield f"Not tried, for want of time: {', '.join(outcome.not_tried)}."
+        yield f"Not tried, for want of time: {escaped(', '.join(outcome.not_tried))}."
 
 
 def _gains(outcome: Outcome) -> Iterator[str]:
@@ -144,7 +147,8 @@ def _gains(outcome: Outcome) -> Iterator[str]:
 
 def _steps(outcome: Outcome) -> Iterator[str]:
     metric = outcome.original.metric
-    yield f"| candidate | step | format | {metric} (select) | bytes | ms, one call | layers changed | left alone |"
+    heads = ("candidate", "step", "format", f"{metric} (select)", "bytes", "ms, one call", "layers changed")
+    yield line(*heads, "left alone")
     yield "|---|---|---|---|---|---|---|---|"
     for result in outcome.results:
         for step in result.steps:
@@ -155,7 +159,7 @@ def _steps(outcome: Outcome) -> Iterator[str]:
 
 def _step_table(result: Result, outcome: Outcome) -> Iterator[str]:
     metric = f"{outcome.original.metric} (select)"
-    yield f"| step | format | {metric} | bytes | ms, one call | changed | left alone | notes |"
+    yield line("step", "format", metric, "bytes", "ms, one call", "changed", "left alone", "notes")
     yield "|---|---|---|---|---|---|---|---|"
     for step in result.steps:
         notes = "; ".join(
@@ -184,13 +188,13 @@ def _proof(outcome: Outcome) -> Iterator[str]:
 
 def _against(compared: Comparison, names: Sequence[str] = ()) -> Iterator[str]:
     yield (
-        f"{compared.metric} {number(compared.before)} before, {number(compared.after)} after: worse by "
+        f"{escaped(compared.metric)} {number(compared.before)} before, {number(compared.after)} after: worse by "
         f"{compared.drop:.4f} ({_limits(compared.interval)})."
     )
     if compared.lost is not None:
         yield f"{compared.lost} samples became wrong, {compared.won} became right."
     told = ", ".join(f"{name} {number(value)}" for name, value in compared.fidelity.items())
-    yield f"Against the original's outputs: {told}."
+    yield f"Against the original's outputs: {escaped(told)}."
     if len(compared.changes) > 1:
         yield ""
         yield "| metric | before | after | worse by | limits, each metric alone |"
@@ -203,10 +207,12 @@ def _against(compared: Comparison, names: Sequence[str] = ()) -> Iterator[str]:
 
 def _conditions(outcome: Outcome) -> Iterator[str]:
     machine = outcome.machine
-    yield f"- {machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), {machine.system}"
+    told = f"{machine.cpu}, {machine.cores} cores ({' '.join(machine.flags)}), {machine.system}"
+    yield f"- {escaped(told)}"
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    yield f"- Python {machine.python}, {versions}"
-    yield f"- samples: {', '.join(f'{part} {count}' for part, count in outcome.original.splits.items())}"
+    yield f"- {escaped(f'Python {machine.python}, {versions}')}"
+    samples = ", ".join(f"{part} {count}" for part, count in outcome.original.splits.items())
+    yield f"- samples: {escaped(samples)}"
     macs = f"{outcome.original.macs:,}" if outcome.original.macs is not None else "unknown"
     yield f"- the model as given: {outcome.original.parameters:,} parameters, {macs} MACs a sample"
     yield "- latency: blocks of alternating rounds, everything opened anew for each; the mean of their ratios, with"
@@ -216,7 +222,7 @@ def _conditions(outcome: Outcome) -> Iterator[str]:
 
 
 def _failed(failure: Failure) -> str:
-    return f"Failed ({failure.kind}): {one_line(failure.message)}"
+    return escaped(f"Failed ({failure.kind}): {failure.message}")
 
 
 def _drop(row: Row) -> str:
@@ -243,7 +249,7 @@ def _range(interval: Interval) -> str:
 
 def _limits(interval: Interval) -> str:
     side = "one-sided" if interval.one_sided else "two-sided"
-    return f"{interval.confidence:.1%} {side} limits {_range(interval)}, {interval.method}"
+    return f"{interval.confidence:.1%} {side} limits {_range(interval)}, {escaped(interval.method)}"
 
 
 def _measurement(item: Measurement) -> str:

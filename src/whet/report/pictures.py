@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from PIL import Image
 
+from whet.markup import plain_text
 from whet.measure.robustness import Robustness, Shift
 from whet.report.tables import number
+from whet.storage import write_bytes
 from whet.trials.flips import Answer, Flip, Flips
+
+if TYPE_CHECKING:
+    from whet.types import Array
 
 _GIVEN, _SHIPPED = "#8a8f98", "#e4572e"
 _PICTURES, _COLUMNS, _LINES = 24, 6, 24  # that are shown
-_WORDS = 16  # letters of a name
+_WORDS, _LABEL = 16, 48  # letters of a name beside a picture, and of one on an axis
+_PICTURE_BYTES = 2**26  # of one file
 _TONES = "red: became wrong, green: became right"
+
+
+@contextmanager
+def plain_figures() -> Iterator[None]:
+    """Draw every text as it is: no formulas between dollar signs, and no warnings of letters that a font lacks."""
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def label(text: str) -> str:
+    """Return a name as it is written into a figure: in one line, shortened."""
+    text = plain_text(text)
+    return text if len(text) <= _LABEL else f"{text[: _LABEL - 3]}..."
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as a PNG, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_bytes(path, content.getvalue())
+    return path
 
 
 def flips(path: Path, found: Flips, folder: Path) -> Path:
@@ -29,21 +63,29 @@ def flips(path: Path, found: Flips, folder: Path) -> Path:
         found: The samples.
         folder: Where their pictures lie.
     """
-    shown = [item for item in found.kept if item.picture and (folder / item.picture).is_file()][:_PICTURES]
-    figure = _pictures(shown, folder) if shown else _lines(found)
-    figure.savefig(path, dpi=110)
-    return path
+    named = [item for item in found.kept if item.picture and (folder / item.picture).is_file()][:_PICTURES]
+    shown = [(item, pixels) for item in named if (pixels := _read(folder / item.picture)) is not None]
+    figure = _pictures(shown) if shown else _lines(found)
+    return save(figure, path)
 
 
-def _pictures(shown: Sequence[Flip], folder: Path) -> Figure:
+def _read(path: Path) -> Array | None:
+    """Return the pixels of a picture; None if it is damaged, or larger than any that whet keeps."""
+    try:
+        return np.asarray(imread(path)) if path.stat().st_size <= _PICTURE_BYTES else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _pictures(shown: Sequence[tuple[Flip, Array]]) -> Figure:
     columns = min(_COLUMNS, max(len(shown), 3))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(1.9 * columns, 2.5 * rows + 0.3), layout="constrained")
     grid = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
-    for axes, item in zip(grid, shown, strict=False):
-        axes.imshow(imread(folder / item.picture), cmap="gray", interpolation="nearest")
-        label = f"label {shorten(item.label, _WORDS, placeholder='...')}" if item.label else f"sample {item.number}"
-        axes.set_title(f"{label}\n{_answer(item.before)}\n→ {_answer(item.after)}", fontsize=7, color=_tone(item))
+    for axes, (item, pixels) in zip(grid, shown, strict=False):
+        axes.imshow(pixels, cmap="gray", interpolation="nearest")
+        title = f"label {_short(item.label)}" if item.label else f"sample {item.number}"
+        axes.set_title(f"{title}\n{_answer(item.before)}\n→ {_answer(item.after)}", fontsize=7, color=_tone(item))
     for axes in grid:
         axes.set_axis_off()
     figure.suptitle(f"as given → shipped; {_TONES}", fontsize=9)
@@ -73,15 +115,19 @@ def _lines(found: Flips) -> Figure:
 
 def _told(item: Flip) -> str:
     if item.before.choice:
-        names = (shorten(answer.choice, _WORDS, placeholder="...") for answer in (item.before, item.after))
+        names = (_short(answer.choice) for answer in (item.before, item.after))
         return f"sample {item.number}: {' → '.join(names)}"
     return f"sample {item.number}"
 
 
 def _answer(item: Answer) -> str:
     if item.choice:
-        return f"{shorten(item.choice, _WORDS, placeholder='...')} {item.probability or 0:.2f}"
+        return f"{_short(item.choice)} {item.probability or 0:.2f}"
     return f"error {number(item.error)}"
+
+
+def _short(name: str) -> str:
+    return shorten(plain_text(name), _WORDS, placeholder="...")
 
 
 def _value(item: Answer) -> float:
@@ -99,16 +145,15 @@ def robustness(path: Path, found: Robustness) -> Path:
     grid = np.atleast_1d(figure.subplots(1, len(names), sharey=True))
     for axes, name in zip(grid, names, strict=True):
         _panel(axes, found, [item for item in found.shifts if item.corruption == name])
-        axes.set_title(name, fontsize=10)
+        axes.set_title(label(name), fontsize=10)
         axes.set_xlabel("severity (0 is clean)", fontsize=8)
-    grid[0].set_ylabel(found.metric)
+    grid[0].set_ylabel(label(found.metric))
     handles, labels = grid[0].get_legend_handles_labels()
     if found.worse:
         handles.append(grid[0].scatter([], [], marker="*", s=110, color="black"))
         labels.append("loses more, beyond doubt")
     figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
-    return path
+    return save(figure, path)
 
 
 def _panel(axes: Axes, found: Robustness, shifts: Sequence[Shift]) -> None:

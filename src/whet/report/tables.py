@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-
-def one_line(text: str) -> str:
-    """Return a text without line breaks, as list items and table cells have to be."""
-    return " ".join(text.split())
+from whet.markup import escape_markdown
 
 
 def line(*cells: str) -> str:
-    """Return the line of one row of a table; whatever stands in a cell, the row stays one row of as many cells."""
-    return f"| {' | '.join(one_line(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+    """Return one row of a table: each cell is escaped, unless it is ``Markdown``, and none breaks the row."""
+    return f"| {' | '.join(escape_markdown(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def number(value: float | None) -> str:

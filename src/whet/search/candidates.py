@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from whet.errors import RecipeError
 from whet.passes import registry
@@ -10,7 +10,7 @@ from whet.recipe.presets import IN_TFLITE, IN_TORCH, becomes_tflite, preset
 from whet.recipe.recipe import Recipe
 from whet.runtimes.base import formats_of, runtime_for
 from whet.trials.problem import Candidate, Problem
-from whet.trials.trial import FLOAT
+from whet.trials.trial import FLOAT, ORIGINAL
 from whet.types import Format
 
 # The likeliest first: where time is short, the rest are not tried.
@@ -42,6 +42,25 @@ def candidates(problem: Problem) -> list[Candidate]:
     return deploy(problem, [preset(name, source, runtime) for name in tried])
 
 
+def _check_free(name: str, names: Iterable[str]) -> None:
+    """Refuse a recipe's name that another one has, or that stands for the model as given in every table.
+
+    Raises:
+        RecipeError: It is taken.
+    """
+    if name.lower() in (ORIGINAL, FLOAT):
+        raise RecipeError(
+            f"no recipe can be named {name!r}: it stands for the model as given in every table; choose another name"
+        )
+    for other in names:
+        if other == name:
+            raise RecipeError(f"two recipes are named {name!r}; give each a name of its own")
+        if other.lower() == name.lower():  # one folder, where the system does not tell them apart
+            raise RecipeError(
+                f"the recipes {other!r} and {name!r} differ in case alone; give each a name of its own"
+            )
+
+
 def deploy(problem: Problem, recipes: Sequence[Recipe]) -> list[Candidate]:
     """Return a candidate for each recipe, in the problem's deployment.
 
@@ -57,8 +76,7 @@ def deploy(problem: Problem, recipes: Sequence[Recipe]) -> list[Candidate]:
     found: list[Candidate] = []
     names: set[str] = set()
     for recipe in recipes:
-        if recipe.name in names or recipe.name == FLOAT:
-            raise RecipeError(f"two recipes are named {recipe.name!r}; give each a name of its own")
+        _check_free(recipe.name, names)
         names.add(recipe.name)
         end = recipe.check(source)
         try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from whet import plain
-from whet.bundle import write
-from whet.errors import PassError, StorageError, WhetError, in_one_line
+from whet.bundle import manifest, write
+from whet.errors import PassError, RunFolderError, StorageError, WhetError, in_one_line
 from whet.machine import this_machine
 from whet.measure import verdict
 from whet.measure.measurement import Measurement, speedups, value_of
@@ -20,9 +21,9 @@ from whet.recipe.recipe import Recipe
 from whet.search import outcome as outcomes
 from whet.search.choice import Ranked, rank
 from whet.search.outcome import Outcome, Proof
-from whet.search.run_folder import held
+from whet.search.run_folder import lock_run_folder
 from whet.storage import write_text
-from whet.trials import closer, jobs, trial
+from whet.trials import closer, jobs, kept, trial
 from whet.trials.closer import Look
 from whet.trials.flips import Flips
 from whet.trials.problem import Candidate, Original, Problem, Result, Scope
@@ -48,9 +49,10 @@ def optimize(order: Order, on_event: OnEvent) -> Outcome:
         UserError: The model, the data or the folder cannot be used.
     """
     problem = order.problem
-    with held(problem.folder, order.command):
-        if (problem.folder / outcomes.FILE).exists():
-            return outcomes.load(problem.folder)
+    with lock_run_folder(problem.folder, order.command):
+        done = _finished(problem, on_event)
+        if done is not None:
+            return done
         started = time.monotonic()
         original, baseline = _original(order, on_event)
         results, not_tried = _try_all(order, original, Scope(), started, on_event)
@@ -67,7 +69,11 @@ def optimize(order: Order, on_event: OnEvent) -> Outcome:
             not_tried=not_tried,
             proof=proof,
             budget=problem.budget,
-            warnings=(*_warnings(original, ranking, proof, drifts=problem.data.windows is not None), *look.notes),
+            warnings=(
+                *_warnings(original, ranking, proof, drifts=problem.data.windows is not None),
+                *_retried(results),
+                *look.notes,
+            ),
             machine=this_machine(),
             seconds=time.monotonic() - started,
             original_on_part=proof.original,
@@ -85,9 +91,10 @@ def run(order: Order, on_event: OnEvent) -> Outcome:
         UserError: The model, the data or the folder cannot be used.
     """
     problem = order.problem
-    with held(problem.folder, order.command):
-        if (problem.folder / outcomes.FILE).exists():
-            return outcomes.load(problem.folder)
+    with lock_run_folder(problem.folder, order.command):
+        done = _finished(problem, on_event)
+        if done is not None:
+            return done
         started = time.monotonic()
         original, baseline = _original(order, on_event, Scope("test", len(order.candidates)))
         results, not_tried = _try_all(order, original, Scope("test", len(order.candidates)), started, on_event)
@@ -107,12 +114,25 @@ def run(order: Order, on_event: OnEvent) -> Outcome:
             not_tried=not_tried,
             proof=None,
             budget=problem.budget,
-            warnings=(*_warnings(original, (), None), *notes),
+            warnings=(*_warnings(original, (), None), *_retried(judged), *notes),
             machine=this_machine(),
             seconds=time.monotonic() - started,
         )
         write_text(problem.folder / outcomes.FILE, plain.dumps(found))
         return found
+
+
+def _finished(problem: Problem, on_event: OnEvent) -> Outcome | None:
+    """Return what the same command left when it ended; None if it did not, or something is to be tried again."""
+    if not (problem.folder / outcomes.FILE).exists():
+        return None
+    try:
+        found = outcomes.load(problem.folder)
+    except RunFolderError as error:
+        kept.report_damage(problem.folder / outcomes.FILE, str(error), on_event)
+        return None
+    failures = [result.failure for result in found.results if result.failure is not None]
+    return None if any(map(trial.was_ended_from_outside, failures)) else found
 
 
 def verdicts_on(
@@ -171,19 +191,24 @@ def _try_all(
 
 
 def _prove(problem: Problem, original: Original, baseline: Result, chosen: str, on_event: OnEvent) -> Proof:
-    """Open ``test``, once: measure the chosen bundle's copy that is shipped, and judge it."""
+    """Open ``test``, once: measure the chosen bundle's copy that is shipped, and judge it.
+
+    Only where a candidate that was ended from outside is tried again, and is better, ``test`` is opened once more.
+    """
     path = problem.folder / ".trials" / "proof.json"
-    if path.exists():
-        return plain.loads(path.read_bytes(), Proof)
+    before = kept.read(path, Proof, on_event)
+    if before is not None and before.chosen == chosen and _is_bundle(problem.folder / "bundle"):
+        return before
     on_event(Event("candidates", 0, 0, f"prove {chosen}"))
     shipped, limits = problem.folder / "bundle", trial.default_limits()
+    opened = 1 if before is None else 1 + before.test_opened
     write.copy(trial.bundle_folder(problem, chosen), shipped)
     measured: jobs.Measured = trial.in_child(
         problem, jobs.measure, original, shipped, Scope("test"), limits=limits, on_event=on_event
     )
     numbers = (*measured.measurements, *trial.footprint(problem, shipped, limits))
     verdicts = verdicts_on(numbers, measured.comparison, original, baseline, problem.budget)
-    write.amend(shipped, numbers, verdicts, test_opened=1)
+    write.amend(shipped, numbers, verdicts, opened)
     proof = Proof(
         chosen,
         verdicts,
@@ -192,16 +217,23 @@ def _prove(problem: Problem, original: Original, baseline: Result, chosen: str, 
         measured.quality,
         measured.original,
         numbers,
+        opened,
     )
+    (problem.folder / ".trials" / "look.json").unlink(missing_ok=True)  # of another choice
     write_text(path, plain.dumps(proof))
     return proof
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / manifest.FILE).is_file()
 
 
 def _look_closer(problem: Problem, original: Original, spent: float, on_event: OnEvent) -> Look:
     """Keep flipped samples and try spoilt ones, in a twentieth of the time spent; its failure costs no proof."""
     path = problem.folder / ".trials" / "look.json"
-    if path.exists():
-        return plain.loads(path.read_bytes(), Look)
+    before = kept.read(path, Look, on_event)
+    if before is not None:
+        return before
     shipped, limits = problem.folder / "bundle", trial.default_limits(60.0 * _MINUTES_EACH)
     try:
         found: Look = trial.in_child(
@@ -250,6 +282,16 @@ def _warnings(
     if proof is not None:
         found += _contamination(original, proof, drifts=drifts)
     return tuple(found)
+
+
+def _retried(results: Sequence[Result]) -> Iterator[str]:
+    """Name the candidates that the user or the system ended: no failures of theirs."""
+    for result in results:
+        if result.failure is not None and result.failure.retry:
+            yield (
+                f"The process of {result.name} was ended from outside ({result.failure.message}); the same command "
+                f"tries it again."
+            )
 
 
 def _contamination(original: Original, proof: Proof, *, drifts: bool) -> list[str]:

@@ -14,12 +14,15 @@ from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison, Quality
 from whet.measure.robustness import Robustness
 from whet.measure.verdict import Budget, Verdict, in_html
+from whet.search import checked
 from whet.search.choice import Ranked
 from whet.trials.flips import Flips
 from whet.trials.problem import Original, Result
+from whet.trials.trial import FLOAT
 
 FILE = "results.json"
 SCHEMA = 1
+_MAX_BYTES = 2**29  # confusion matrices of thousands of classes take most of it
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Proof:
         verdicts: One a claim. ``answer`` is what they come to together.
         comparison, quality: On ``test``; ``original`` is the model as given on the same samples.
         measurements: Of this last, fresh process.
+        test_opened: How often ``test`` was opened for a choice of this search, this one included.
     """
 
     chosen: str
@@ -40,6 +44,7 @@ class Proof:
     quality: Quality
     original: Quality
     measurements: tuple[Measurement, ...]
+    test_opened: int = 1
 
     def _repr_html_(self) -> str:
         told = f"{self.chosen}, on {self.comparison.samples} test samples that decided nothing else"
@@ -96,6 +101,12 @@ class Outcome:
             return "FAIL"
         return str(overall(judged))
 
+    @property
+    def every_candidate_failed(self) -> bool:
+        """Whether there were candidates, and none of them has a result."""
+        tried = [result for result in self.results if result.name != FLOAT]
+        return bool(tried) and all(result.failure is not None for result in tried)
+
     def _repr_html_(self) -> str:
         from whet.search.rows import in_html as table
 
@@ -113,17 +124,20 @@ class Outcome:
 
 
 def load(folder: Path) -> Outcome:
-    """Read a RUN folder's results.
+    """Read a RUN folder's results, which may be somebody else's.
 
     Raises:
-        RunFolderError: There are none.
+        RunFolderError: There are none, or they are not what whet writes; the message names the file and the place.
     """
-    import msgspec
-
     path = folder / FILE
-    if not path.exists():
-        raise RunFolderError(f"{folder} holds no {FILE}; a run writes it when it ends")
     try:
-        return plain.loads(path.read_bytes(), Outcome)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}") from error
+        found = plain.read_json(path, Outcome, _MAX_BYTES)
+        checked.check(found, SCHEMA)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunFolderError(f"{folder} holds no {FILE}; a run writes it when it ends") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunFolderError(
+            f"{path} cannot be read: {reason}; run the command of this folder again, or copy the folder anew"
+        ) from error
+    return found

@@ -9,9 +9,7 @@ from whet.measure.measurement import Interval, Measurement, speedups, value_of
 from whet.search.choice import speedup_of
 from whet.search.outcome import Outcome
 from whet.trials.problem import Result
-from whet.trials.trial import FLOAT
-
-ORIGINAL = "original"
+from whet.trials.trial import FLOAT, ORIGINAL
 
 
 @dataclass(frozen=True)

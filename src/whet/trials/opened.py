@@ -23,6 +23,7 @@ from whet.progress import Event, OnEvent, silent
 from whet.recipe.cache import Cache, Entry
 from whet.runtimes.base import Deployment, open_session, predict
 from whet.storage import write_bytes
+from whet.trials import kept
 from whet.trials.fit import open_data
 from whet.trials.problem import Original, Problem
 from whet.types import Signature
@@ -92,8 +93,9 @@ class Opened:
     def reference(self, original: Original, part: Part) -> Array:
         """Return the original's outputs on a part: as saved, or found now and saved."""
         path = self._outputs_file(original.root, part)
-        if path.exists():
-            return np.asarray(np.load(path, allow_pickle=False))
+        known = kept.read_array(path, self.splits.size(part))
+        if known is not None:
+            return known
         given = self.contestant(self.entry(original.root), self.problem.original)
         found = self.outputs(given, part, original.output)
         self.save_reference(original.root, part, found[original.output])
@@ -120,9 +122,9 @@ class Opened:
 
     def kept(self, bundle: Path, output: str) -> Array:
         """Return a bundle's outputs on ``test``: as kept, or found now."""
-        path = self._kept_file(bundle)
-        if path.exists():
-            return np.asarray(np.load(path, allow_pickle=False))
+        known = kept.read_array(self._kept_file(bundle), self.splits.size(Part.TEST))
+        if known is not None:
+            return known
         return one(self.outputs(self.shipped(bundle), Part.TEST, output), output)
 
     def judge(self, original: Original, part: Part) -> Judge:
@@ -181,7 +183,8 @@ class Opened:
         return numbers, facts
 
     def _kept_file(self, bundle: Path) -> Path:
-        return self.problem.folder / ".trials" / f"{bundle.name}-outputs.npy"
+        place = bundle.relative_to(self.problem.folder)
+        return self.problem.folder / ".trials" / "outputs" / place.with_name(f"{place.name}.npy")
 
     def _outputs_file(self, root: str, part: Part) -> Path:
         return self.cache.folder / root / f"outputs-{part}.npy"

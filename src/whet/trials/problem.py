@@ -153,10 +153,17 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a candidate has no result: the error's kind, its message, and the step if it was one."""
+    """Why a candidate has no result.
+
+    Attributes:
+        kind: Name of the error's class.
+        message: Its message, in one line; names the step if it was one.
+        retry: Whether the user or the system ended the candidate's process: the same command tries it again.
+    """
 
     kind: str
     message: str
+    retry: bool = False
 
 
 @dataclass(frozen=True)

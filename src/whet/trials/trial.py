@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,17 +22,17 @@ from whet.isolate import Limits
 from whet.measure import memory
 from whet.measure.measurement import Measurement
 from whet.progress import Event, OnEvent
-from whet.recipe.cache import Entry
+from whet.recipe.cache import Cache, Entry
 from whet.recipe.presets import export
 from whet.recipe.recipe import Recipe
-from whet.storage import make_folder, write_text
-from whet.trials import jobs
+from whet.storage import check_marked, make_folder, sweep, write_text
+from whet.trials import jobs, kept
+from whet.trials.fit import crashes_explained
 from whet.trials.problem import Candidate, Failure, Original, Problem, Result, Scope, StepReport
 
 _MEMORY_SHARE = 0.8  # of the machine's, that one candidate may use
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_HALF_WRITTEN = re.compile(r"\..+\.([a-z0-9_]{8}|old-\d+)")  # as whet.storage names them
-FLOAT = "float"
+FLOAT, ORIGINAL = "float", "original"  # the names of the model as given, exported and not, in every table
 
 
 def default_limits(seconds: float | None = None) -> Limits:
@@ -46,8 +44,9 @@ def in_child(problem: Problem, job: Callable[..., Any], *args: Any, limits: Limi
     """Run a job in a child process; what it prints goes to RUN/logs, and nothing half-written of it stays.
 
     Raises:
-        StorageError: A disk is full.
+        StorageError: A disk is full, or the RUN folder was removed.
     """
+    check_marked(problem.folder)
     log = make_folder(problem.folder / "logs") / f"{job.__name__}.log"
     threads = problem.deployment.threads
     try:
@@ -58,6 +57,7 @@ def in_child(problem: Problem, job: Callable[..., Any], *args: Any, limits: Limi
         sweep(problem.folder)
         if _disk_full(error):
             raise _no_room(problem) from error
+        check_marked(problem.folder)
         raise
 
 
@@ -89,13 +89,6 @@ def _disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a process that was killed left half-written: ``.name.abcdefgh`` beside each ``name``."""
-    for path in sorted(folder.rglob(".*")):
-        if _HALF_WRITTEN.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
 def establish(problem: Problem, limits: Limits, on_event: OnEvent) -> Original:
     """Prepare the original and export it in float, or take both from the RUN folder.
 
@@ -104,15 +97,17 @@ def establish(problem: Problem, limits: Limits, on_event: OnEvent) -> Original:
     """
     path = problem.folder / "original.json"
     sweep(problem.folder)
-    if path.exists():
-        known = plain.loads(path.read_bytes(), Original)
+    kept.adopt_journals(problem.folder / ".trials")
+    known = kept.read(path, Original, on_event)
+    if known is not None and _is_cached(problem, known, on_event):
         found = in_child(problem, jobs.fingerprint_data, limits=limits, on_event=on_event)
         if found != known.data:
             raise RunFolderError(
                 f"the data has changed since {problem.folder} was begun; choose another --out, or put it back"
             )
         return known
-    original: Original = in_child(problem, jobs.prepare, limits=limits, on_event=on_event)
+    with crashes_explained([problem.source]):
+        original: Original = in_child(problem, jobs.prepare, limits=limits, on_event=on_event)
     if problem.stays:
         original = replace(original, float_key=original.root)
     else:
@@ -124,6 +119,16 @@ def establish(problem: Problem, limits: Limits, on_event: OnEvent) -> Original:
             original = replace(original, float_failure=str(error))
     write_text(path, plain.dumps(original))
     return original
+
+
+def _is_cached(problem: Problem, original: Original, on_event: OnEvent) -> bool:
+    """Return whether the model as given, and its float form, are whole in the cache."""
+    cache = Cache(problem.cache, problem.source)
+    for key in (original.root, original.float_key):
+        if key is not None and cache.get(key) is None:
+            kept.report_damage(cache.folder / key, "a file of it is missing or was changed", on_event)
+            return False
+    return True
 
 
 def float_recipe(problem: Problem) -> Recipe:
@@ -140,12 +145,12 @@ def attempt(
     Raises:
         StorageError: The disk is full, or the folder cannot be written: no candidate's fault.
     """
-    journal = problem.folder / ".trials" / f"{candidate.name}.json"
     identity = plain.fingerprint(
         original.root, original.data, candidate.recipe.fingerprint(), candidate.deployment, scope, problem.budget
     )
-    finished = load_result(journal)
-    if finished is not None and finished.fingerprint == identity:
+    journal = problem.folder / ".trials" / "candidates" / f"{candidate.name}.json"
+    finished = _finished(problem, journal, identity, on_event)
+    if finished is not None:
         return finished
     started = time.monotonic()
     result = Result(candidate.name, identity, candidate.recipe.description, part=scope.part)
@@ -161,10 +166,35 @@ def attempt(
     except StorageError:
         raise
     except WhetError as error:
-        result = replace(result, failure=Failure(type(error).__name__, " ".join(str(error).split())))
+        retry = error.is_from_outside
+        result = replace(result, failure=Failure(type(error).__name__, " ".join(str(error).split()), retry))
     result = replace(result, seconds=time.monotonic() - started)
-    write_text(journal, plain.dumps(result))
+    check_marked(problem.folder)
+    if result.failure is None or not result.failure.retry:
+        write_text(journal, plain.dumps(result))
     return result
+
+
+def _finished(problem: Problem, journal: Path, identity: str, on_event: OnEvent) -> Result | None:
+    """Return the result that an earlier command journaled, if it is whole and of the same work; else None."""
+    found = kept.read(journal, Result, on_event)
+    if found is None or found.fingerprint != identity or found.name != journal.stem:
+        return None
+    if found.failure is not None:
+        return None if was_ended_from_outside(found.failure) else found
+    if found.comparison is None:
+        kept.report_damage(journal, "it has neither a comparison nor a failure", on_event)
+        return None
+    if not (bundle_folder(problem, found.name) / manifest.FILE).is_file():
+        kept.report_damage(bundle_folder(problem, found.name), f"{manifest.FILE} is missing", on_event)
+        return None
+    return found
+
+
+def was_ended_from_outside(failure: Failure) -> bool:
+    """Return whether a candidate failed only because the user or the system ended its process."""
+    before = failure.kind == "ChildCrashed" and failure.message.startswith(("died of SIGKILL", "died of SIGTERM"))
+    return failure.retry or before  # the version before journaled the message alone
 
 
 def bundle_folder(problem: Problem, name: str) -> Path:
@@ -204,11 +234,6 @@ def footprint(problem: Problem, bundle: Path, limits: Limits) -> tuple[Measureme
         Measurement("peak_memory_bytes", found.peak_bytes, "bytes", "min", 0, None, where),
         Measurement("added_memory_bytes", found.added_bytes, "bytes", "min", 0, None, where),
     )
-
-
-def load_result(path: Path) -> Result | None:
-    """Return a candidate's result as the journal has it, or None."""
-    return plain.loads(path.read_bytes(), Result) if path.exists() else None
 
 
 def _report(entry: Entry) -> StepReport:

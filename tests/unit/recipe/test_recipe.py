@@ -60,7 +60,7 @@ MISTAKES = {
     "seed with a fraction": (f"seed = 1.5\n{HALF}", "seed = 1.5: expected `int`, got `float`"),
     "negative seed": (f"seed = -1\n{HALF}", "seed = -1: expected `int` >= 0"),
     "name of digits": (f"name = 3\n{HALF}", "name = 3: expected `str`, got `int`"),
-    "name of another folder": (f"name = '../x'\n{HALF}", "'../x' cannot name a recipe; use letters"),
+    "name of another folder": (f"name = '../x'\n{HALF}", "'../x' cannot name a recipe; use 1 to 64 of the letters"),
     "empty name": (f"name = ''\n{HALF}", "'' cannot name a recipe"),
     "empty steps": ("steps = []", r"no steps; write \[\[steps\]\] with pass = 'name'"),
     "nothing at all": ("", "has no steps"),
