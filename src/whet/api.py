@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -44,6 +45,8 @@ from whet.trials.problem import Problem
 from whet.trials.trial import default_limits
 
 _SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_OF_BUNDLES = {"trust_code"}  # options of the verbs that open bundles alone
 
 
 def load(
@@ -110,6 +113,8 @@ class Options(DataOptions, total=False):
         weights: A file of weights, for a factory.
         input: What goes in, as ``ids=int64[1,200]:0..30000``; several inputs as a list.
         trust_pickle: Allow weights to be unpickled.
+        trust_code: Allow the code that a torch bundle brings to be run; ``profile``, ``bench``, ``evaluate`` and
+            ``compare`` take it.
         preprocess: As ``dataset`` takes it; so ``task``, ``label`` and ``windows``.
         budget: What may be lost; by default one point of the task's metric.
         runtime: What artifacts are run in, ``onnxruntime`` or ``onnxruntime:graph_level=basic,provider=cpu``; by
@@ -127,6 +132,7 @@ class Options(DataOptions, total=False):
     weights: str | Path | Sequence[str | Path] | None
     input: str | Iterable[str]
     trust_pickle: bool
+    trust_code: bool
     budget: Budget | None
     runtime: str | None
     threads: int
@@ -165,14 +171,22 @@ def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> O
     return carry_out(order, searching.run, options.get("on_event") or progress.usual())
 
 
-def verify(bundle: str | Path, model: Any = None) -> Checks:
-    """Check a bundle: bytes, processor, signature, recorded outputs. All is well if every check is ``ok``.
+def verify(bundle: str | Path, model: Any = None, *, trust_code: bool = False, digest: str | None = None) -> Checks:
+    """Check a bundle: bytes, processor, figures, signature, recorded outputs. All is well if every check is ``ok``.
 
     Args:
         bundle: The folder.
-        model: The module, for a torch bundle whose class lived in memory.
+        model: The module, for a torch bundle whose class lived in memory, or in place of the code it brings.
+        trust_code: Allow the code that a torch bundle brings to be run, in a child process.
+        digest: What the digest of the manifest has to be, as ``sha256:...``; ``checks.digest`` is what it is.
+
+    Raises:
+        UserError: The digest has another form.
     """
-    return verify_bundle(Path(bundle), source=None if model is None else _source(model, None, ()))
+    if digest is not None and not _DIGEST.fullmatch(digest):
+        raise UserError(f"a digest is sha256: and 64 digits of 0-9a-f, as verify prints it, not {digest[:80]!r}")
+    source = None if model is None else _source(model, None, ())
+    return verify_bundle(Path(bundle), source=source, trust_code=trust_code, digest=digest or "")
 
 
 def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile:
@@ -247,7 +261,7 @@ def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     _check_path(model, "the model")
     if isinstance(model, str | Path) and (Path(model) / "manifest.json").exists():
         path = Path(model).resolve()
-        return Entrant(path.name, bundle=path)
+        return Entrant(path.name, bundle=path, trust_code=options.get("trust_code", False))
     source = _source(model, weights, options.get("input", ()), trust_pickle=options.get("trust_pickle", False))
     return Entrant(source.name, source)
 
@@ -264,7 +278,7 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     Raises:
         UserError: An option, or a recipe, that cannot work.
     """
-    _check(options, kind, {"robustness"} if kind == "run" else ())
+    _check(options, kind, {*_OF_BUNDLES, "robustness"} if kind == "run" else _OF_BUNDLES)
     trust = options.get("trust_pickle", False)
     source = _source(model, options.get("weights"), options.get("input", ()), trust_pickle=trust)
     seed = options.get("seed", 0)
