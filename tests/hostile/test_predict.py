@@ -260,7 +260,8 @@ MANIFESTS = [
     case("manifest-huge", "--golden", "larger than 64 MiB",
          on_bundle(lambda b: os.truncate(b / "manifest.json", 65 << 20))),
     *[
-        case(f"manifest-without-{key}", "--golden", f"{key} is absent", in_manifest(lambda made, key=key: made.pop(key)))
+        case(f"manifest-without-{key}", "--golden", f"{key} is absent",
+             in_manifest(lambda made, key=key: made.pop(key)))
         for key in ("format", "signature", "golden", "raw_axes")
     ],
     *[
@@ -268,16 +269,16 @@ MANIFESTS = [
         for name, change, says in (
             ("files-a-list", lambda made: made.update(files=["model.onnx"]), "names no files"),
             ("sum-a-number", lambda made: made["files"].update({"model.onnx": 5}), "names no files"),
-            ("format-unknown", lambda made: made.update(format="pickle"), "this predict.py runs onnx, torch, tflite"),
+            ("format-unknown", lambda made: made.update(format="pickle"), "predict.py runs onnx, torch, tflite"),
             ("model-elsewhere", lambda made: made.update(file="../good.onnx"), "no checksum of the model"),
             ("no-such-output", lambda made: made.update(output="x"), "there is no output 'x'"),
             ("inputs-a-dict", lambda made: made["signature"].update(inputs={}), "signature.inputs is no list"),
             ("dtype", lambda made: made["signature"]["inputs"][0].update(dtype="object"), "this is no tensor"),
             ("shape", lambda made: made["signature"]["inputs"][0].update(shape=[None, -6]), "this is no tensor"),
             ("axis", lambda made: made["signature"]["inputs"][0].update(sample=7), "this is no tensor"),
-            ("tolerance-absent", lambda made: made["golden"].update(tolerance={}), "tolerance in manifest.json"),
-            ("tolerance-zero", lambda made: made["golden"]["tolerance"].update(answer=0), "tolerance in manifest.json"),
-            ("tolerance-negative", lambda made: made["golden"]["tolerance"].update(answer=-1), "tolerance in manifest"),
+            ("tolerance-absent", lambda made: made["golden"].update(tolerance={}), "its tolerance"),
+            ("tolerance-zero", lambda made: made["golden"].update(tolerance={"answer": 0}), "the tolerance"),
+            ("tolerance-negative", lambda made: made["golden"].update(tolerance={"answer": -1}), "the tolerance"),
         )
     ],
 ]  # fmt: skip
@@ -368,7 +369,7 @@ ARRAYS = [
             ("records", np.zeros((2, 6), "i4,f4"), "records or raw bytes"),
             ("too-large", ONES.astype(float) * 1e300, "float32 (up to 3.403e+38), one of its values is 1e+300"),
             ("too-wide", np.ones((2, 7), np.float32), "the model's input row is [6] a sample, this is [7]"),
-            ("too-deep", np.ones((2, 6, 6), np.float32), "one sample has 1 axes, a stack of them 2"),
+            ("too-deep", np.ones((2, 6, 6), np.float32), "it has shape [2, 6, 6]; one sample has rank 1, a stack of them 2"),
             ("scalar", np.float32(1), "it has shape []"),
             ("none", np.ones((0, 6), np.float32), "has no samples"),
         )

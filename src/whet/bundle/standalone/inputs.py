@@ -47,7 +47,7 @@ class Inputs:
         raw, axes = self.arrays.read_npy(path, self.max_bytes), self.raw_axes.get(name, 0)
         if axes and raw.ndim not in (axes, axes - 1):
             shape = f"{list(raw.shape)}"
-            raise ValueError(f"it has shape {shape}; one sample has {axes - 1} axes, a stack of samples {axes}")
+            raise ValueError(f"it has shape {shape}; one sample has rank {axes - 1}, a stack of them {axes}")
         return {name: raw[None] if raw.ndim < axes else raw}
 
     def _picture(self, path: Path) -> Any:

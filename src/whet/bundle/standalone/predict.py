@@ -147,9 +147,13 @@ class Predictor:
                     raise Refused(
                         f"output {name!r} has shape {list(found.shape)}, recorded is {list(wanted.shape)}"
                     )
-                off = np.abs(found.astype(np.float64) - wanted).max()
-                shares.append(float(off) / float(tolerance[name]))
-        except (KeyError, TypeError, ZeroDivisionError, OSError) as error:
+                limit = float(tolerance[name])
+                if not 0 < limit < float("inf"):
+                    raise Refused(
+                        f"the tolerance in manifest.json of output {name!r} is {limit}; restore the bundle"
+                    )
+                shares.append(float(np.abs(found.astype(np.float64) - wanted).max()) / limit)
+        except (KeyError, TypeError, OverflowError, OSError) as error:
             raise Refused(f"golden.npz or its tolerance in manifest.json is damaged ({error})") from error
         return float(np.max(shares))  # NaN if any is
 
