@@ -193,6 +193,13 @@ def test_pictures_are_resized_cropped_and_normalised_as_whet_does(pictures, tmp_
         assert answer[0]["label"] == ["cat", "dog"][int(row.argmax())]
         assert answer[0]["probability"] == pytest.approx(row.max(), abs=1e-5)
 
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.open(files[0]).save(tmp_path / "turned.png", exif=tags.tobytes())
+    done = alone.run(bundle / "predict.py", tmp_path / "turned.png")
+    assert json.loads(done.stdout)["answer"] == found[0]  # as it is stored
+    assert done.stderr.startswith("note: 1 pictures carry an EXIF rotation, which is not applied")
+
     np.save(tmp_path / "picture.npy", raw[0])
     assert alone.answers(bundle, tmp_path / "picture.npy") == found[:1]
     assert alone.run(bundle / "predict.py", "--golden").returncode == 0
