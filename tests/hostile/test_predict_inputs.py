@@ -75,7 +75,7 @@ ARRAYS = [
             ("records", np.zeros((2, 6), "i4,f4"), "records or raw bytes"),
             ("too-large", ONES.astype(float) * 1e300, "float32 (up to 3.403e+38), one of its values is 1e+300"),
             ("too-wide", np.ones((2, 7), np.float32), "the model's input row is [6] a sample, this is [7]"),
-            ("too-deep", np.ones((2, 6, 6), np.float32), "it has shape [2, 6, 6]; one sample has rank 1, a stack of them 2"),
+            ("too-deep", np.ones((2, 6, 6), np.float32), "one sample has rank 1, a stack of them 2"),
             ("scalar", np.float32(1), "it has shape []"),
             ("none", np.ones((0, 6), np.float32), "has no samples"),
         )
