@@ -178,7 +178,7 @@ def _copy_preprocess(folder: Path, contents: Contents) -> None:
         shutil.copyfile(made.tokens.file, folder / _TOKENIZER)
         made = replace(made, tokens=replace(made.tokens, file=_TOKENIZER))
     write_text(folder / "preprocess.json", to_json(made, contents.postprocess))
-    for name in ("preprocess", "columns", "tokens", "raw"):
+    for name in ("preprocess", "columns", "tokens", "raw", "arrays"):
         shutil.copyfile(Path(preprocess.__file__).with_name(f"{name}.py"), folder / f"{name}.py")
 
 
@@ -193,7 +193,8 @@ def _built_from(contents: Contents) -> Source:
 
 def _copy_code(folder: Path, contents: Contents) -> None:
     """Copy what answers without whet, and say what it needs."""
-    shutil.copyfile(_STANDALONE / "predict.py", folder / "predict.py")
+    for name in ("predict.py", "inputs.py", "runtimes.py"):
+        shutil.copyfile(_STANDALONE / name, folder / name)
     libraries = ["numpy"]
     if _takes_pictures(contents.splits):
         libraries.append("pillow")
