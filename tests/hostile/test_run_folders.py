@@ -40,7 +40,8 @@ def foreign(name, files, *, command=OUT, says=(FOREIGN,)):
     return Case(name, command, says=says, prepare=partial(write, files))
 
 
-LAB = ("lab", "--model-path", "{here}/net.keras", "--data-path", "{here}/pictures")
+LAB = ("lab", "--model-path", "{here}/net.keras", "--dataset-root", "{here}/pictures")
+FIGURES = {"MPLCONFIGDIR": "{here}/fonts"}  # the list of fonts that matplotlib keeps for its user
 OWN_JSON = json.dumps({"mine": True})
 FOREIGN_FOLDERS = [
     foreign("thesis", {"out/thesis.tex": "three years of work"}),
@@ -178,6 +179,7 @@ def again(name, prepare, *, code=0, says=("computed again",), slow=False):
     return Case(
         name, RESUME, code=code, says=says, prepare=partial(resumed, prepare), needs=("run",), rewrites=True,
         seconds=120.0, slow=slow, check=is_whole,
+        environment=FIGURES,
     )  # fmt: skip
 
 
@@ -242,7 +244,7 @@ SYSTEM = [
     Case("no-working-directory", ("optimize", "{here}/good.onnx", "--data", "{here}/good.npz", "--out", "out"),
          program=("-c", NO_CWD), says=("working directory no longer exists",)),
     Case("small-files-only", OUT, program=("-c", LITTLE), says=("no room left",)),
-    Case("no-temporary-folder", OUT, environment={"TMPDIR": "{here}/good.npz"}, code=0, slow=True, seconds=200.0),
+    Case("no-temporary-folder", OUT, environment={"TMPDIR": "{here}/good.npz", **FIGURES}, code=0, slow=True, seconds=200.0),
 ]  # fmt: skip
 
 CASES = [*FOREIGN_FOLDERS, *DEMOS, *NAMES, *DAMAGED, *SYSTEM]
