@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from whet.environment import disable_reports
+
+disable_reports()
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

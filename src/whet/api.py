@@ -20,6 +20,7 @@ from whet.data.preprocess import Preprocess
 from whet.data.sources import DataSource, data_source, parse_preprocess
 from whet.data.windows import Windows, parse_windows
 from whet.errors import DataError, RunFolderError, StorageError, UserError, did_you_mean
+from whet.machine import check_threads
 from whet.measure.verdict import Budget
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
@@ -41,6 +42,7 @@ from whet.storage import removed_meanwhile, storage_errors
 from whet.trials.command import command
 from whet.trials.contest import Contest, Entrant, Standings, hold, profile_entrant
 from whet.trials.problem import Problem
+from whet.trials.trial import default_limits
 
 _SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
 
@@ -185,8 +187,9 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     deployment = _deployment(options, (1,))
     tell = options.get("on_event") or progress.usual()
     found = isolate.call(
-        profile_entrant, entrant, _optional(data, options), deployment, threads=deployment.threads, on_event=tell
-    )
+        profile_entrant, entrant, _optional(data, options), deployment, limits=default_limits(),
+        threads=deployment.threads, on_event=tell,
+    )  # fmt: skip
     assert isinstance(found, Profile)
     return found
 
@@ -355,7 +358,7 @@ def _data(data: Any, options: DataOptions) -> DataSource:
         if parts is None:
             named(task)
         else:
-            _existing(parts[0])
+            userfile.check(parts[0], DataError)
     source = data_source(
         data, preprocess=preprocess, task=task, seed=options.get("seed", 0), label=options.get("label"),
         windows=windows,
@@ -363,20 +366,16 @@ def _data(data: Any, options: DataOptions) -> DataSource:
     source = replace(source, skip_unreadable=bool(options.get("skip_unreadable", source.skip_unreadable)))
     parts = None if source.memory is not None else userfile.split(source.name)
     if parts is not None:
-        _existing(parts[0])
+        userfile.check(parts[0], DataError)
     return source
-
-
-def _existing(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; check the path before the colon")
 
 
 def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
     """Return how artifacts are run: ``onnxruntime:graph_level=basic`` is a runtime with an option."""
     name, own = parse_runtime(options.get("runtime") or "")
     given = options.get("batch_sizes")
-    return Deployment(name, own, options.get("threads", 1), _sizes(usual_sizes if given is None else given))
+    threads = check_threads(options.get("threads", 1))
+    return Deployment(name, own, threads, _sizes(usual_sizes if given is None else given))
 
 
 def _sizes(given: Sequence[int]) -> tuple[int, ...]:

@@ -39,9 +39,20 @@ _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal
 
 
 class WhetError(Exception):
-    """Anything whet raises on purpose. ``exit_code`` is what the command line returns for it."""
+    """Anything whet raises on purpose.
+
+    Attributes:
+        exit_code: What the command line returns for it.
+        signal: The number of the signal that ended a child process, where that is what happened; otherwise 0.
+    """
 
     exit_code = INTERNAL
+    signal = 0
+
+    @property
+    def is_from_outside(self) -> bool:
+        """Whether the user or the system ended a child process, and not what it was doing."""
+        return self.signal in _FROM_OUTSIDE
 
 
 class UserError(WhetError):
@@ -110,18 +121,7 @@ class ChildError(WhetError):
 
 
 class ChildCrashed(ChildError):
-    """A child died of a signal or ended without an answer.
-
-    Attributes:
-        signal: The number of the signal that ended it; 0 if it was none.
-    """
-
-    signal = 0
-
-    @property
-    def is_from_outside(self) -> bool:
-        """Whether the user or the system ended the child, and not what it was doing."""
-        return self.signal in _FROM_OUTSIDE
+    """A child died of a signal or ended without an answer."""
 
 
 class TimeLimit(ChildError):

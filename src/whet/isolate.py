@@ -1,7 +1,10 @@
 """Run a function in a child process of its own, with limits, so that its crash costs nobody else anything.
 
 The call and its answer travel through a private pipe by cloudpickle, so that a model or a metric defined in
-a notebook cell may be part of it; nothing of it ever lies on a disk. The child dies with its parent.
+a notebook cell may be part of it; nothing of it ever lies on a disk. What the child writes into the temporary
+folder is removed with the child. If the parent dies, even by SIGKILL, so does the child with all processes of its
+process group, whatever holds the interpreter's lock in it: a guard, which is a process of its own, waits for the
+parent's death and kills the group. Only a process that leaves the group (``setsid``) survives.
 """
 
 from __future__ import annotations
@@ -13,16 +16,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from whet import errors
-from whet.errors import ChildCrashed, MemoryLimit, TimeLimit, WhetError
+from whet import errors, temporary, user_code
+from whet.environment import NO_REPORTS, moved_caches
+from whet.errors import ChildCrashed, MemoryLimit, TimeLimit, UserError, WhetError
 from whet.progress import Event, OnEvent, silent
 
-_CHILD = "import sys; from whet.isolate import serve; serve(int(sys.argv[1]))"
+_CHILD = "import sys; from whet.isolate import serve; serve(*map(int, sys.argv[1:]))"
 _POLL_SECONDS = 0.1
 _MEMORY_POLL_SECONDS = 0.5  # walking the process table takes milliseconds: not more often than needed
 
@@ -71,29 +76,43 @@ def call(
         ChildCrashed: It died without an answer, or of an error that is not whet's own.
     """
     request = _pickle((function, args))
-    ours, theirs = Pipe(duplex=True)
-    with open(log or os.devnull, "ab") as output:  # noqa: PTH123 - os.devnull
-        process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=_environment(threads),
-            start_new_session=True,
-        )
-    theirs.close()
-    try:
-        sender = threading.Thread(target=_send, args=(ours, request), daemon=True)
-        sender.start()
-        return _await(process, ours, limits, log, on_event)
-    finally:
-        _kill(process)
-        ours.close()
+    with ExitStack() as stack:
+        folder = stack.enter_context(temporary.temporary_folder("child-"))
+        ours, theirs = Pipe(duplex=True)
+        stack.callback(ours.close)
+        note = user_code.new_note()
+        stack.callback(os.close, note)
+        process = _start(theirs, note, _environment(threads, folder), log, stack)
+        threading.Thread(target=_send, args=(ours, request), daemon=True).start()
+        return _await(process, ours, limits, Traces(log, note), on_event)
+
+
+def _start(
+    theirs: Connection, note: int, environment: dict[str, str], log: Path | None, stack: ExitStack
+) -> subprocess.Popen[bytes]:
+    """Start a child, which is killed with its process group when ``stack`` is left, or when this process dies."""
+    alive, held_open = os.pipe()  # its reading end sees the end of the file when this process is gone
+    stack.callback(os.close, held_open)
+    passed = [theirs.fileno(), note, alive]
+    with theirs, open(log or os.devnull, "ab") as output:  # noqa: PTH123 - os.devnull
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, *map(str, passed)],
+                pass_fds=passed,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        finally:
+            os.close(alive)
+    stack.callback(_kill, process)
+    return process
 
 
 def _await(
-    process: subprocess.Popen[bytes], pipe: Connection, limits: Limits, log: Path | None, on_event: OnEvent
+    process: subprocess.Popen[bytes], pipe: Connection, limits: Limits, traces: Traces, on_event: OnEvent
 ) -> Any:
     """Wait for the child's answer, passing its events on and holding it to its limits."""
     deadline = None if limits.seconds is None else time.monotonic() + limits.seconds
@@ -108,13 +127,11 @@ def _await(
                 elif kind == "answer":
                     return content
                 else:
-                    raise _revive(content, log)
+                    raise _revive(content, traces.log)
             elif gone:  # and what it forked still holds the pipe open
                 raise EOFError
         except (EOFError, ConnectionResetError):
-            crash = ChildCrashed(_obituary(process, log))
-            crash.signal = max(-(process.returncode or 0), 0)
-            raise crash from None
+            raise _crash(process, traces) from None
         if deadline is not None and time.monotonic() > deadline:
             raise TimeLimit(f"took longer than its limit of {limits.seconds:.3g} s")
         if limits.memory_bytes is not None and time.monotonic() > look_at_memory:
@@ -126,18 +143,32 @@ def _await(
                 )
 
 
-def serve(fd: int) -> None:
-    """Answer the one call that comes through file descriptor ``fd``. The child's main function."""
-    os.set_inheritable(fd, False)
-    pipe = Connection(fd)
+def serve(fd: int, note: int, alive: int) -> None:
+    """Answer the one call that comes through a pipe. The child's main function.
+
+    Args:
+        fd: The pipe's file descriptor.
+        note: Where it is noted which of the user's functions is running.
+        alive: At its end when the parent has died.
+    """
+    _guard(alive, (fd, note))
+    for each in (fd, note):
+        os.set_inheritable(each, False)
+    user_code.write_to(note)
+    pipe, identity, pid = Connection(fd), user_code.identity(fd), os.getpid()
     sys.path[:] = _unpickle(pipe.recv_bytes())  # before what is imported from it
     request = pipe.recv_bytes()
-    _die_with_parent(pipe)
-    guard = threading.Lock()
+    sending = threading.Lock()
+
+    def send(content: bytes) -> None:
+        """Send a message, unless the user's code closed the pipe (another file may have its number) or forked."""
+        if os.getpid() != pid or user_code.identity(fd) != identity:
+            user_code.leave(0)
+        with sending:
+            pipe.send_bytes(content)
 
     def on_event(event: Event) -> None:
-        with guard:
-            pipe.send(("event", event))
+        send(_pickle(("event", event)))
 
     try:
         function, args = _unpickle(request)
@@ -145,28 +176,41 @@ def serve(fd: int) -> None:
         content = _pickle(("answer", function(*args, on_event=on_event)))
     except BaseException as error:  # noqa: BLE001 - the boundary of the trial: recorded and sent on
         content = _pickle(("failure", _record(error)))
-    with guard:
-        pipe.send_bytes(content)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    send(content)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # the user's code may have put anything in its place
+            stream.flush()
+    user_code.leave(0)
 
 
-def _die_with_parent(pipe: Connection) -> None:
-    """Leave as soon as the parent's end of the pipe is closed: the parent has died."""
+def _guard(alive: int, others: tuple[int, ...]) -> None:
+    """Start the guard: a process that kills this one's process group once the parent has died.
 
-    def watch() -> None:
-        try:
-            while True:
-                pipe.recv_bytes()
-        except (EOFError, OSError):
-            os.killpg(os.getpgid(0), signal.SIGKILL)
+    A thread could not do it while other code holds the interpreter's lock. It is no child of this process (it is
+    forked twice), so that code that waits for all of its children does not wait for it.
+    """
+    first = os.fork()
+    if first:
+        os.close(alive)
+        os.waitpid(first, 0)
+        return
+    if os.fork():
+        os._exit(0)
+    for fd in (*others, 0, 1, 2):
+        os.close(fd)
+    with suppress(OSError):
+        while os.read(alive, 1):
+            pass
+    os.killpg(os.getpgid(0), signal.SIGKILL)
 
-    threading.Thread(target=watch, daemon=True).start()
 
+def _environment(threads: int, folder: Path) -> dict[str, str]:
+    """Return the child's environment: numeric libraries read their thread counts when they are loaded.
 
-def _environment(threads: int) -> dict[str, str]:
-    """Return the child's environment: numeric libraries read their thread counts when they are loaded."""
+    Args:
+        threads: Threads inside one operator.
+        folder: Becomes its temporary folder; caches that the command's children share are beside it.
+    """
     names = (
         "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS",
         "TF_NUM_INTRAOP_THREADS",
@@ -174,7 +218,10 @@ def _environment(threads: int) -> dict[str, str]:
     source = str(Path(__file__).resolve().parent.parent)
     inherited = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([source, *([inherited] if inherited else [])])
-    return {**os.environ, **dict.fromkeys(names, str(threads)), "PYTHONPATH": path}
+    return {
+        **os.environ, **NO_REPORTS, **moved_caches(folder.parent / "caches"), **dict.fromkeys(names, str(threads)),
+        "PYTHONPATH": path, "TMPDIR": str(folder),
+    }  # fmt: skip
 
 
 def _pickle(value: Any) -> bytes:
@@ -205,6 +252,8 @@ def _record(error: BaseException) -> _Failure:
     message = str(error) or kind
     if isinstance(error, MemoryError):
         kind, message = "MemoryLimit", "ran out of memory"
+    elif not isinstance(error, WhetError) and (frame := user_code.frame_of(error)):
+        kind, message = UserError.__name__, f"your function {frame}, raised {kind}: {message}"
     elif hasattr(errors, kind) and not isinstance(error, WhetError):
         kind = f"{type(error).__module__}.{kind}"  # pandas has a DataError too
     return _Failure(kind, message, "".join(traceback.format_exception(error)))
@@ -224,18 +273,49 @@ def _revive(failure: _Failure, log: Path | None) -> WhetError:
     return crash
 
 
-def _obituary(process: subprocess.Popen[bytes], log: Path | None) -> str:
-    """Say how a child died that did not answer."""
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What a child that did not answer leaves: its log, and the descriptor of its note."""
+
+    log: Path | None
+    note: int
+
+
+def _crash(process: subprocess.Popen[bytes], traces: Traces) -> WhetError:
+    """Return the error for a child that ended without an answer, and note the signal that ended it, if one did."""
+    crash = _blamed(process, traces)
+    crash.signal = max(-(process.returncode or 0), 0)
+    return crash
+
+
+def _blamed(process: subprocess.Popen[bytes], traces: Traces) -> WhetError:
+    """Return the error for a child that ended without an answer: the user's, if the user's code ended it."""
+    ending, note = _ending(process), user_code.read(traces.note)
+    if traces.log is not None and note.stack:
+        with traces.log.open("a") as file:
+            file.write(note.stack)
+    where = f"; its last output is in {traces.log}" if traces.log else ""
+    if note.what:
+        kind = getattr(errors, note.error, UserError)
+        frame = f", at {note.frame}" if note.frame else ""
+        hint = f"have it return without ending, or taking over, the process it runs in{where}"
+        return cast("WhetError", kind(f"{note.what} did not return: the process {ending}{frame}; {hint}"))
+    if note.frame:
+        return UserError(f"your function {note.frame}, was running when the process {ending}{where}")
+    return ChildCrashed(f"{ending}{where}")
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    """Say how a child ended that did not answer."""
     try:
         code = process.wait(timeout=5)
     except subprocess.TimeoutExpired:
         return "closed its pipe without an answer"
-    where = f"; its last words are in {log}" if log else ""
     if code < 0:
         cause = signal.Signals(-code).name
         hint = " (out of memory, perhaps)" if cause == "SIGKILL" else ""
-        return f"died of {cause}{hint}{where}"
-    return f"left with exit code {code} without an answer{where}"
+        return f"died of {cause}{hint}"
+    return f"left with exit code {code} without an answer"
 
 
 def _resident(pid: int) -> int:

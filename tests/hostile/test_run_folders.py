@@ -170,6 +170,12 @@ def unfinished(prepare, run):
     prepare(run)
 
 
+def cut_model(run):
+    """Cut the largest file of the model as given in the cache."""
+    files = [path for path in entry(run).rglob("*") if path.is_file() and path.name != "step.json"]
+    damage(max((path for path in files if path.suffix != ".npy"), key=lambda path: path.stat().st_size), None, run)
+
+
 def entry(run):
     """Return the folder of the model as given in the cache."""
     return run / ".cache" / json.loads((run / "original.json").read_text())["root"]
@@ -231,8 +237,7 @@ DAMAGED = [
     again("look-empty", partial(unfinished, partial(damage, ".trials/look.json", b"")), slow=True),
     again("original-cut", partial(unfinished, partial(damage, "original.json", None)), slow=True),
     again("cache-step", partial(unfinished, lambda run: damage(entry(run) / "step.json", b"{", run)), slow=True),
-    again("cache-model", partial(unfinished, lambda run: damage(
-        next(path for path in entry(run).iterdir() if path.name.startswith("model")), None, run)), slow=True),
+    again("cache-model", partial(unfinished, cut_model), slow=True),
     again("candidate-absent", partial(unfinished, lambda run: shutil.rmtree(run / "candidates" / "graph-only")),
           slow=True),
 ]  # fmt: skip

@@ -107,7 +107,7 @@ def test_a_segfault_is_named_with_where_the_last_words_are(tmp_path):
     def work(on_event):
         os.kill(os.getpid(), signal.SIGSEGV)
 
-    with pytest.raises(ChildCrashed, match=r"^died of SIGSEGV; its last words are in .*child\.log$"):
+    with pytest.raises(ChildCrashed, match=r"^died of SIGSEGV; its last output is in .*child\.log$"):
         isolate.call(work, limits=PATIENCE, log=tmp_path / "child.log")
 
 

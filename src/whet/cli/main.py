@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from importlib import import_module
+from types import FrameType
 
 import click
+
+from whet.errors import INTERNAL, INTERRUPTED
 
 VERBS = {
     "demo": "The whole story on built-in data, offline, in a few minutes.",
@@ -57,13 +63,51 @@ class Verbs(click.Group):
 def whet() -> None:
     """From a trained model to a smaller, faster one you can trust.
 
-    Exit codes: 0 done (PASS), 1 a verdict FAIL, 2 your mistake, 3 INCONCLUSIVE, 130 interrupted.
+    Exit codes: 0 done (PASS), 1 a verdict FAIL or a bundle that fails its checks, 2 a mistake in the command,
+    3 INCONCLUSIVE, 70 an internal error or a run in which every candidate failed, 130 interrupted by Ctrl-C
+    (143 by SIGTERM, 129 by SIGHUP, 141 if nobody reads the output).
     """
+    from whet.environment import moved_caches
+    from whet.temporary import process_folder
+
+    os.environ.update(moved_caches(process_folder() / "caches"))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end; it unwinds as after Ctrl-C. ``number`` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_UNWIND_SECONDS = 5.0  # within which further signals are ignored, so that what is cleaned up is cleaned up whole
 
 
 def main() -> None:
-    """Run the command line and exit."""
-    sys.exit(invoke(sys.argv[1:]))
+    """Run the command line and exit. SIGTERM and SIGHUP unwind it as Ctrl-C does."""
+    _handle_signals()
+    code = invoke(sys.argv[1:])
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt but the interpreter's own exit
+    sys.exit(code)
+
+
+def _handle_signals() -> None:
+    """Raise Stopped at the first signal; what is ignored already (``nohup``, jobs of a script) stays ignored."""
+    first: list[float] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if first and now - first[0] < _UNWIND_SECONDS:
+            return
+        first[:] = [now]
+        raise Stopped(number)
+
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
 def invoke(arguments: list[str]) -> int:
@@ -71,22 +115,63 @@ def invoke(arguments: list[str]) -> int:
     from whet.errors import WhetError
 
     try:
-        code = whet.main(arguments or ["--help"], prog_name="whet", standalone_mode=False)
+        code = _run(arguments or ["--help"])
+        sys.stdout.flush()  # here, where it is still known what a closed pipe means
     except click.ClickException as error:
-        click.echo(f"error: {_usage(error)}", err=True)
-        return error.exit_code
+        return _refuse(f"error: {_usage(error)}", error.exit_code)
     except click.exceptions.Exit as leave:
         return leave.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; what was finished is kept, and the same command goes on from there", err=True)
-        return 130
+    except (KeyboardInterrupt, click.Abort) as stop:
+        code = 128 + stop.number if isinstance(stop, Stopped) else INTERRUPTED
+        return _refuse("interrupted; what was finished is kept, and the same command goes on from there", code)
     except WhetError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
-        return error.exit_code
+        internal = "internal: " if error.exit_code == INTERNAL else ""
+        return _refuse(f"error: {internal}{' '.join(str(error).split())}", error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        return _unread()
+    except Exception as error:  # noqa: BLE001 - a bug of whet's own
+        return _internal(error)
     return code if isinstance(code, int) else 0
+
+
+def _run(arguments: list[str]) -> object:
+    """Run a command. Click's own ``main`` takes every EOFError for an interruption, and hides a broken pipe."""
+    if "_WHET_COMPLETE" in os.environ:  # the shell asks for completions
+        whet.main(arguments, prog_name="whet")
+    with whet.make_context("whet", arguments) as context:
+        return whet.invoke(context)
+
+
+def _refuse(line: str, code: int) -> int:
+    """Print a line on standard error and return the exit code; control characters of a foreign text are escaped."""
+    shown = "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in line)
+    try:
+        click.echo(shown, err=True)
+    except OSError:  # nobody reads that either
+        return code
+    return code
+
+
+def _unread() -> int:
+    """End quietly because nobody reads the output any more, as a program that SIGPIPE ended."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # so that what is still in the buffer goes somewhere when the interpreter exits
+    return 128 + signal.SIGPIPE
+
+
+def _internal(error: Exception) -> int:
+    """Print the traceback of a bug of whet's own, and a line that says what it is."""
+    import traceback
+
+    from whet.errors import in_one_line
+
+    text = "".join(traceback.format_exception(error))
+    kind = type(error).__name__
+    return _refuse(
+        f"{text}error: internal: {kind}: {in_one_line(error)}; this is a bug of whet: please report it with the "
+        f"lines above and the command",
+        INTERNAL,
+    )
 
 
 def _usage(error: click.ClickException) -> str:

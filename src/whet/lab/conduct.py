@@ -114,7 +114,7 @@ def _carried_out(wanted: Wanted, source: Source, results: Path, on_event: OnEven
     """Look, run the recipes, compare every two files, and copy these to where they are looked for."""
     data = _data(wanted, on_event)
     total, splits = len(samples_of(parted(Path(data.name), data.lost).test)), data.open()
-    seen: Seen = isolate.call(look, source, on_event=on_event)
+    seen: Seen = isolate.call(look, source, limits=trial.default_limits(), on_event=on_event)
     _match(seen, splits, source)
     data = replace(data, preprocess=pictures(wanted.preprocess, seen, splits))
     training = _training(wanted, splits)

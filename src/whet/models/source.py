@@ -128,6 +128,8 @@ def source_of(
         return hub.source(hub_name, inputs)
     parts = userfile.split(str(model))
     if parts is not None:
+        if parts[0].exists():
+            userfile.check(parts[0], ModelError)
         path, name = _existing(parts[0], "model"), parts[1]
         return Source(
             Origin.FACTORY,

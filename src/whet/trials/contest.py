@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from whet.data.samples import looks
 from whet.data.sources import DataSource
 from whet.data.tasks import Task, check_classes, resolve_task
 from whet.errors import DataError, ModelError, SignatureError
-from whet.isolate import NO_LIMITS
 from whet.measure import latency, memory, size
 from whet.measure.measurement import Measurement, value_of
 from whet.measure.quality import Comparison, Quality, assess, compare
@@ -30,10 +28,12 @@ from whet.models.source import Source
 from whet.profile.profile import Profile, profile
 from whet.progress import Event, OnEvent
 from whet.runtimes.base import Deployment, open_session, predict, usual
+from whet.temporary import temporary_folder
 from whet.trials.closer import running, unknown
 from whet.trials.fit import open_data, open_model
 from whet.trials.opened import Contestant, one, raced, truth
 from whet.trials.spoil import Asked, spoil
+from whet.trials.trial import default_limits
 from whet.types import Format, Signature
 
 if TYPE_CHECKING:
@@ -146,17 +146,18 @@ def hold(contest: Contest, on_event: OnEvent) -> Standings:
     Raises:
         UserError: An entrant or the data cannot be opened, or they do not fit.
     """
-    with TemporaryDirectory(prefix="whet-") as folder:
+    limits = default_limits()
+    with temporary_folder("models-") as folder:
         deployment = contest.deployment
         standings, contestants = isolate.call(
-            _measure, contest, Path(folder), threads=deployment.threads, on_event=on_event
+            _measure, contest, folder, limits=limits, threads=deployment.threads, on_event=on_event
         )
         if not contest.speed:
             return Standings(standings)
         weighed = []
         for standing, runs in zip(standings, contestants, strict=True):
             on_event(Event(f"{standing.name}: memory"))
-            found = memory.measure(runs.stored, runs.signature, runs.deployment, NO_LIMITS)
+            found = memory.measure(runs.stored, runs.signature, runs.deployment, limits)
             where = {"batch_size": found.batch_size}
             more = (
                 Measurement("load_ms", found.load_ms, "ms", "min"),

@@ -17,7 +17,7 @@ from whet import isolate, plain
 from whet.bundle import manifest
 from whet.bundle.verify import deployment_of
 from whet.bundle.write import amend
-from whet.errors import ChildCrashed, RunFolderError, StorageError, WhetError
+from whet.errors import RunFolderError, StorageError, WhetError
 from whet.isolate import Limits
 from whet.measure import memory
 from whet.measure.measurement import Measurement
@@ -165,8 +165,8 @@ def attempt(
     except StorageError:
         raise
     except WhetError as error:
-        retry = isinstance(error, ChildCrashed) and error.is_from_outside
-        result = replace(result, failure=Failure(type(error).__name__, " ".join(str(error).split()), retry))
+        message = " ".join(str(error).split())
+        result = replace(result, failure=Failure(type(error).__name__, message, error.is_from_outside))
     result = replace(result, seconds=time.monotonic() - started)
     check_marked(problem.folder)
     if result.failure is None or not result.failure.retry:
