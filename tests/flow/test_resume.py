@@ -425,7 +425,7 @@ def killer(npz, tmp_path):
 
 
 def test_a_candidate_that_was_killed_from_outside_is_tried_again_by_the_same_command(killer, onnx_file, here):
-    """Its only candidate has no result: exit code 70. The calls before: prepare, build and measure the float model."""
+    """Its only candidate has no result: exit code 70. Before, the float model was prepared, built and measured."""
     run = killer / "run"
     command = [
         "run", "graph-only", "--model", onnx_file, "--data", f"{killer}/data.py:load", "--out", run,

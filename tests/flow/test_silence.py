@@ -1,7 +1,7 @@
-"""Nothing is reported to anybody: a whole search, its measuring and its bundle look nothing up and write nowhere else.
+"""Nothing is reported to anybody: a search, its measuring and its bundle look nothing up and write nowhere else.
 
-A library in C that the processes preload records each look-up and each connection to another machine and refuses it,
-whichever library asks; the commands run with empty home and temporary folders, which have to be empty afterwards.
+A library in C that the processes preload records each look-up and each connection to another machine and refuses
+it, whoever asks; the commands run with empty home and temporary folders, which have to be empty afterwards.
 """
 
 import json
@@ -52,7 +52,8 @@ ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct so
         errno = ENETUNREACH;
         return -1;
     }
-    ssize_t (*real)(int, const void *, size_t, int, const struct sockaddr *, socklen_t) = dlsym(RTLD_NEXT, "sendto");
+    ssize_t (*real)(int, const void *, size_t, int, const struct sockaddr *, socklen_t);
+    real = dlsym(RTLD_NEXT, "sendto");
     return real(fd, data, size, flags, to, length);
 }
 """
@@ -99,7 +100,8 @@ class Place:
     def run(self, *arguments, cwd="."):
         command = [sys.executable, *map(str, arguments)]
         done = subprocess.run(
-            command, cwd=self.work / cwd, env=self.environment, capture_output=True, text=True, timeout=500, check=False
+            command, cwd=self.work / cwd, env=self.environment, capture_output=True, text=True, timeout=500,
+            check=False,
         )  # fmt: skip
         assert done.returncode in (0, 1, 3), done.stdout + done.stderr
         return done
@@ -122,16 +124,25 @@ def write_rows(folder):
     np.savez(folder / "rows.npz", x_train=x[:200], y_train=y[:200], x_test=x[200:], y_test=y[200:])
 
 
+def write_model(path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 6]) for name in ("row", "answer")]
+    graph = helper.make_graph([helper.make_node("Relu", ["row"], ["answer"])], "rows", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
 def test_the_recorder_sees_what_python_and_a_library_look_up(place):
     script = (
         "import socket\n"
-        "for ask in (lambda: socket.getaddrinfo('example.org', 80), lambda: socket.create_connection(('1.2.3.4', 9))):\n"
-        "    try: ask()\n"
+        "for ask in (socket.getaddrinfo, lambda *place: socket.create_connection(place)):\n"
+        "    try: ask('example.org', 80)\n"
         "    except OSError: pass\n"
         "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect_ex(('1.2.3.4', 53))\n"
     )
     place.run("-c", script)
-    assert place.traces() == ["getaddrinfo example.org", "getaddrinfo 1.2.3.4", "connect "]
+    assert place.traces() == ["getaddrinfo example.org", "getaddrinfo example.org", "connect "]
 
 
 def test_onnx_runtime_alone_would_leave_traces(place):
@@ -155,12 +166,8 @@ def test_a_search_its_measuring_and_its_bundle_leave_no_trace(place):
     assert place.traces() == []
 
 
-def test_a_bench_leaves_no_trace(place, files):
-    sys.path.append(str(files))
-    import graphs
-    import onnx
-
-    onnx.save(graphs.opened("root_linear").payload, place.work / "model.onnx")
+def test_a_bench_leaves_no_trace(place):
+    write_model(place.work / "model.onnx")
     place.run("-m", "whet", "bench", "model.onnx", "--batch-sizes", "1")
     assert place.traces() == []
 
@@ -190,7 +197,8 @@ def test_variables_that_the_user_set_stay_unless_they_are_about_reports(tmp_path
 
 
 def test_reports_stay_off_whatever_the_user_set():
-    script = "import json, os; os.environ['ORT_DISABLE_TELEMETRY'] = '0'; import whet; print(json.dumps(dict(os.environ)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = "import json, os; import whet; print(json.dumps(dict(os.environ)))"
+    asked = {**os.environ, "ORT_DISABLE_TELEMETRY": "0"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=asked)
     found = json.loads(done.stdout)
     assert {found[name] for name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")} == {"1"}

@@ -1,9 +1,14 @@
 """Hostile code of the user's, and hostile moments: what ends a process must not end a command without a word."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
-from driver import Case
+from driver import PATIENCE, Case
 
 CODE = """
 import asyncio, ctypes, os, signal, sys, threading, time
@@ -122,7 +127,7 @@ def text(content):
 
 def sparse(path):
     with path.open("wb") as out:
-        out.truncate(10 << 30)
+        out.truncate(1 << 30)
 
 
 def precious(here):
@@ -137,7 +142,7 @@ def folder(here):
 
 CASES = [
     data("exits", says=("code.py:exits raised SystemExit: bye", "line")),
-    data("exits_at_once", says=(f"code.py:exits_at_once {DID_NOT_RETURN} left with exit code 3", "in code.py, line")),
+    data("exits_at_once", says=(f"code.py:exits_at_once {DID_NOT_RETURN} left with exit code 3", "code.py, line")),
     data("exits_well", says=(f"code.py:exits_well {DID_NOT_RETURN} left with exit code 0",)),
     data("aborts", says=(f"code.py:aborts {DID_NOT_RETURN} died of SIGABRT, at `aborts` in code.py, line",)),
     data("crashes", says=(f"code.py:crashes {DID_NOT_RETURN} died of SIGSEGV", "`crashes` in code.py, line")),
@@ -174,21 +179,21 @@ CASES = [
     metric("metric_that_crashes", says=("`metric_that_crashes` in code.py, line", "died of SIGSEGV")),
     metric("metric_that_raises", says=("the metric metric_that_raises raised KeyError: 'no such column'",)),
     file("syntax-error", text("def data(:\n"), ("raised SyntaxError", "line 1")),
-    file("absent-package", text("import no_such_package\n"), ("No module named 'no_such_package'", "line 1", "install")),
+    file("absent-package", text("import no_such_package\n"), ("No module named 'no_such_package'", "install")),
     file("imports-itself", text("import made\ndata = made.data\n"), ("importing", "made.py raised")),
-    file("exits-on-import", text("import os\nos._exit(4)\n"), ("importing", "left with exit code 4", "made.py, line 2")),
+    file("exits-on-import", text("import os\nos._exit(4)\n"), ("left with exit code 4", "made.py, line 2")),
     file("leaves-on-import", text("raise SystemExit(1)\n"), ("ended the program", "if __name__ == '__main__'")),
     file("folder-for-a-file", lambda path: path.mkdir(), ("made.py is a folder", "Python file")),
     file("pipe-for-a-file", os.mkfifo, ("made.py is no regular file",)),
     file("binary-file", lambda path: path.write_bytes(bytes(range(256)) * 9), ("importing", "made.py raised")),
-    file("ten-gigabytes", sparse, ("made.py has 10,240 MiB", "too much for Python source")),
+    file("a-gigabyte", sparse, ("made.py has 1,024 MiB", "too much for Python source")),
     file("wrong-encoding", lambda path: path.write_bytes(b"x = '\xff\xfe'\n"), ("made.py raised SyntaxError",)),
     file("deep-source", text("x = " + "(" * 5000 + ")" * 5000 + "\n"), ("importing", "made.py raised")),
-    Case("threads-9999", ("bench", "{here}/good.onnx", "--threads", "9999"), says=("9999 threads", "logical cores")),
+    Case("threads-9999", ("bench", "{here}/good.onnx", "--threads", "9999"), says=("9999 threads", "cores")),
     Case("threads-huge", ("bench", "{here}/good.onnx", "--threads", "9" * 30), says=("logical cores",)),
     Case(
-        "no-temporary-folder", ("bench", "{here}/good.onnx"), environment={"TMPDIR": "{here}/absent"},
-        code=(0, 2), says=(),
+        "no-such-temporary-folder", ("evaluate", "{here}/good.onnx", "--data", "{here}/good.npz"),
+        environment={"TMPDIR": "{here}/absent"}, code=0,
     ),
 ]  # fmt: skip
 
@@ -199,3 +204,146 @@ CASES = [
 )  # fmt: skip
 def test_hostile(case, survives):
     survives(case)
+
+
+SLOW = """
+import os, re, time
+import numpy as np
+
+def started():
+    open("started", "w").close()
+
+def data():
+    started()
+    time.sleep(600)
+
+def holds_the_lock():
+    import subprocess
+    subprocess.Popen(["sleep", "1234567"])
+    started()
+    re.match(r"(a+)+$", "a" * 64 + "b")  # years of work in C, which never lets go of the interpreter's lock
+"""
+
+
+class Started:
+    """A command that is waiting inside the user's code: its process, its folders, and the processes of its mark."""
+
+    def __init__(self, material, folder, verb="evaluate", function="data", **settings):
+        self.work, self.temporary, self.mark = folder / "work", folder / "tmp", str(folder)
+        for each in (self.work, self.temporary):
+            each.mkdir(exist_ok=True)
+        (self.work / "slow.py").write_text(SLOW)
+        model = material["good.onnx"]
+        command = [sys.executable, "-m", "whet", verb, model, "--data", f"slow.py:{function}"]
+        out = ["--out", "run"] if verb == "optimize" else []
+        environment = {**os.environ, "TMPDIR": str(self.temporary), "WHET_HOSTILE_MARK": self.mark}
+        self.process = subprocess.Popen(
+            [*command, *out], cwd=self.work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, **settings,
+        )  # fmt: skip
+
+    def wait_until_inside(self):
+        end = time.monotonic() + 60 * PATIENCE
+        while not (self.work / "started").exists():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < end, "the user's code was never called"
+            time.sleep(0.05)
+
+    def end(self):
+        """Return the exit code and what was printed on standard error."""
+        _, err = self.process.communicate(timeout=30 * PATIENCE)
+        return self.process.returncode, err
+
+    def left(self, seconds=1.0):
+        """Return the processes that are still there after so long, and what lies in the temporary folder."""
+        end = time.monotonic() + seconds * PATIENCE
+        while (found := [item for item in psutil.process_iter() if self._is_ours(item)]) and time.monotonic() < end:
+            time.sleep(0.05)
+        for item in found:
+            item.kill()
+        return [item.pid for item in found], list(self.temporary.iterdir())
+
+    def _is_ours(self, process):
+        try:
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and process.environ().get("WHET_HOSTILE_MARK") == self.mark
+        except (psutil.Error, OSError):
+            return False
+
+
+@pytest.mark.parametrize(
+    ("verb", "number", "code"),
+    [
+        ("evaluate", signal.SIGTERM, 143), ("bench", signal.SIGTERM, 143), ("profile", signal.SIGTERM, 143),
+        ("optimize", signal.SIGTERM, 143), ("evaluate", signal.SIGHUP, 129), ("optimize", signal.SIGINT, 130),
+    ],
+)  # fmt: skip
+def test_a_signal_unwinds_a_command_whole(material, tmp_path, verb, number, code):
+    started = Started(material, tmp_path, verb)
+    started.wait_until_inside()
+    started.process.send_signal(number)
+    found, err = started.end()
+    assert found == code, err
+    assert err.count("\n") == 1
+    assert err.startswith("interrupted; ")
+    assert started.left() == ([], [])
+
+
+def test_signals_in_a_row_leave_nothing_either(material, tmp_path):
+    started = Started(material, tmp_path)
+    started.wait_until_inside()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        started.process.send_signal(number)
+        time.sleep(0.01)
+    found, err = started.end()
+    assert (found in (130, 143), err.count("\n")) == (True, 1), err
+    assert started.left() == ([], [])
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.6])
+def test_ctrl_c_at_any_moment_is_one_line(material, tmp_path, seconds):
+    started = Started(material, tmp_path)
+    time.sleep(seconds)
+    end = time.monotonic() + 60
+    while not list(started.temporary.iterdir()) and time.monotonic() < end:  # the interpreter has started by then
+        time.sleep(0.02)
+    started.process.send_signal(signal.SIGINT)
+    found, err = started.end()
+    assert found == 130, err
+    assert err.count("\n") == 1
+    assert started.left() == ([], [])
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(material, tmp_path):
+    started = Started(material, tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    started.wait_until_inside()
+    started.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert started.process.poll() is None
+    started.process.send_signal(signal.SIGTERM)
+    assert started.end()[0] == 143
+
+
+@pytest.mark.parametrize("function", ["data", "holds_the_lock"])
+def test_a_killed_command_takes_its_children_along_and_the_next_one_its_folders(material, tmp_path, function):
+    started = Started(material, tmp_path, function=function)
+    started.wait_until_inside()
+    started.process.kill()
+    started.process.communicate()
+    processes, folders = started.left()
+    assert processes == []
+    assert [path.name.startswith(f"whet-{started.process.pid}-") for path in folders] == [True]
+    others = tmp_path / "tmp" / "whet-somebody-else"
+    others.mkdir()
+    next_one = Started(material, tmp_path, function="absent")
+    assert next_one.end()[0] == 2
+    assert list((tmp_path / "tmp").iterdir()) == [others]
+
+
+def test_nobody_who_reads_the_output_is_no_mistake(material, tmp_path):
+    command = f"{sys.executable} -m whet evaluate {material['good.onnx']} --data {material['good.npz']} --json"
+    script = f"{command} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "141\n"
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

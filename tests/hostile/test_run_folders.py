@@ -249,7 +249,8 @@ SYSTEM = [
     Case("no-working-directory", ("optimize", "{here}/good.onnx", "--data", "{here}/good.npz", "--out", "out"),
          program=("-c", NO_CWD), says=("working directory no longer exists",)),
     Case("small-files-only", OUT, program=("-c", LITTLE), says=("no room left",)),
-    Case("no-temporary-folder", OUT, environment={"TMPDIR": "{here}/good.npz", **FIGURES}, code=0, slow=True, seconds=200.0),
+    Case("no-temporary-folder", OUT, environment={"TMPDIR": "{here}/good.npz", **FIGURES}, code=0, slow=True,
+         seconds=200.0),
 ]  # fmt: skip
 
 CASES = [*FOREIGN_FOLDERS, *DEMOS, *NAMES, *DAMAGED, *SYSTEM]
