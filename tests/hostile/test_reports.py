@@ -110,7 +110,7 @@ VALUES = [
         ],
         "flips.kept[0]",
         "not the name of a file",
-    ),  # fmt: skip
+    ),
     values(
         "input-absolute",
         ("flips", "kept"),
@@ -126,7 +126,7 @@ VALUES = [
             }
         ],
         "flips.kept[0]",
-    ),  # fmt: skip
+    ),
     values("answer-unknown", ("proof", "answer"), "SURE", "proof.answer", "PASS, FAIL"),
     values("kind-unknown", ("kind",), "wish", "kind"),
     values("schema-later", ("schema",), 99, "schema", "99"),
@@ -137,7 +137,7 @@ VALUES = [
         ("results",),
         lambda old: [{**old[1], "name": f"n{at}", "measurements": [], "quality": None} for at in range(1001)],
         "there are 1001",
-    ),  # fmt: skip
+    ),
     values("samples-negative", ("original", "quality", "samples"), -3, "original.quality.samples", "negative"),
     values("seconds-negative", ("seconds",), -1.5, "seconds", "negative"),
     values("parameters-null", ("original", "parameters"), None, "$.original.parameters"),
@@ -156,7 +156,7 @@ VALUES = [
             {"metric": "latency_p50_ms", "value": 1.0, "conditions": {"batch_size": 0, "contestant": "candidate"}},
         ],
         "measurements[0].conditions.batch_size",
-    ),  # fmt: skip
+    ),
     values("batch-absent", ("results", 1, "measurements"), [{"metric": "speedup", "value": 1.0}], "batch_size"),
     values(
         "latency-negative",
@@ -166,7 +166,7 @@ VALUES = [
         ],
         "latency_p50_ms",
         "negative",
-    ),  # fmt: skip
+    ),
     values("text-endless", ("warnings",), ["w" * 200_000], "warnings[0]", "characters"),
 ]
 
@@ -237,9 +237,10 @@ def is_harmless(here, ended):
     return "the order of letters is reversed on the terminal" if "\u202e" in ended.out else None
 
 
+FIGURES = {"MPLCONFIGDIR": "{here}/fonts"}  # the list of fonts that matplotlib keeps for its user
 HARMLESS = [
-    Case("texts", REPORT, code=0, prepare=poison, rewrites=True, check=is_harmless),
-    Case("texts-json", (*REPORT, "--json"), code=0, prepare=poison, rewrites=True),
+    Case("texts", REPORT, code=0, prepare=poison, rewrites=True, check=is_harmless, environment=FIGURES),
+    Case("texts-json", (*REPORT, "--json"), code=0, prepare=poison, rewrites=True, environment=FIGURES),
 ]
 
 CASES = [*VALUES, *WHOLE, *LINKS, *HARMLESS]
