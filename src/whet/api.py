@@ -24,6 +24,7 @@ from whet.errors import DataError, RunFolderError, StorageError, UserError, did_
 from whet.measure.verdict import Budget
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
+from whet.models.recognise import check_name
 from whet.models.signature import parse_input
 from whet.models.source import Source, source_of
 from whet.profile.profile import Profile
@@ -243,11 +244,13 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
         raise UserError(f"{given[0]} belongs to no model; give one --weights a file.py:function, in their order")
     asked = Contest(entrants, _optional(data, options), _deployment(options, (1, 7, 32)), quality, speed)
     asked = replace(asked, robustness=options.get("robustness", False), seed=options.get("seed", 0))
-    return hold(asked, options.get("on_event") or progress.usual())
+    with crashes_explained([entrant.source for entrant in entrants if entrant.source is not None]):
+        return hold(asked, options.get("on_event") or progress.usual())
 
 
 def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     """Name something to measure: a bundle's folder, or a model."""
+    check_name(model)
     if isinstance(model, str | Path) and (Path(model) / "manifest.json").exists():
         path = Path(model).resolve()
         return Entrant(path.name, bundle=path)

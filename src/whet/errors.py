@@ -28,8 +28,6 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_TERMINAL_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-
 
 class WhetError(Exception):
     """Anything whet raises on purpose. ``exit_code`` is what the command line returns for it."""
@@ -118,6 +116,9 @@ class RuntimeFailure(WhetError):
 
 class BundleError(WhetError):
     """A bundle is not what it says it is."""
+
+
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:

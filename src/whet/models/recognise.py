@@ -7,6 +7,7 @@ import os
 import pickle
 import stat
 from pathlib import Path
+from typing import Any
 
 from whet.errors import ModelError, in_one_line
 
@@ -29,6 +30,28 @@ _SUFFIX_OF = {
     "ONNX": ".onnx", "TFLite": ".tflite", "HDF5": ".h5", "safetensors": ".safetensors",
     "a torch checkpoint": ".pt", "a zip archive": ".pt, .pt2 or .keras",
 }  # fmt: skip
+
+
+def check_name(model: Any) -> None:
+    """Refuse a name of a model that no file system can have; objects in memory have none.
+
+    Raises:
+        ModelError: It is empty, too long, or has a NUL character.
+    """
+    if not isinstance(model, str | Path):
+        return
+    if not str(model).strip():
+        raise ModelError("the name of the model is empty; give a file, a folder, file.py:function or hf:owner/name")
+    try:
+        os.stat(model)
+    except ValueError as error:
+        raise ModelError("the name of the model has a character that no name of a file can have") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            shown = _short(Path(model))
+            raise ModelError(
+                f"the model file {shown} cannot be read (file name too long); check the path"
+            ) from error
 
 
 def check_file(path: Path, what: str) -> None:

@@ -31,7 +31,7 @@ from whet.profile.profile import Profile, profile
 from whet.progress import Event, OnEvent
 from whet.runtimes.base import Deployment, open_session, predict, usual
 from whet.trials.closer import running, unknown
-from whet.trials.fit import as_given, crashes_explained, open_data, open_model
+from whet.trials.fit import as_given, open_data, open_model
 from whet.trials.opened import Contestant, one, raced, truth
 from whet.trials.spoil import Asked, spoil
 from whet.types import Format, Signature
@@ -148,10 +148,9 @@ def hold(contest: Contest, on_event: OnEvent) -> Standings:
     """
     with TemporaryDirectory(prefix="whet-") as folder:
         deployment = contest.deployment
-        with crashes_explained([entrant.source for entrant in contest.entrants if entrant.source is not None]):
-            standings, contestants = isolate.call(
-                _measure, contest, Path(folder), threads=deployment.threads, on_event=on_event
-            )
+        standings, contestants = isolate.call(
+            _measure, contest, Path(folder), threads=deployment.threads, on_event=on_event
+        )
         if not contest.speed:
             return Standings(standings)
         weighed = []
