@@ -253,7 +253,8 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
         raise UserError(f"{given[0]} belongs to no model; give one --weights a file.py:function, in their order")
     asked = Contest(entrants, _optional(data, options), _deployment(options, (1, 7, 32)), quality, speed)
     asked = replace(asked, robustness=options.get("robustness", False), seed=options.get("seed", 0))
-    return hold(asked, options.get("on_event") or progress.usual())
+    with crashes_explained([entrant.source for entrant in entrants if entrant.source is not None]):
+        return hold(asked, options.get("on_event") or progress.usual())
 
 
 def _entrant(model: Any, weights: Any, options: Options) -> Entrant:

@@ -13,7 +13,7 @@ from typing import Any
 from whet import pickling, userfile
 from whet.errors import ModelError, in_one_line
 from whet.models.identity import identity
-from whet.models.recognise import check_file
+from whet.models.recognise import check_file, check_name
 from whet.storage import files_below, sha256
 from whet.types import Format, TensorSpec
 
@@ -173,8 +173,7 @@ def source_of(
     """
     if not isinstance(model, str | Path):
         return _in_memory(model, inputs)
-    if not str(model).strip():
-        raise ModelError("the name of the model is empty; give a file, a folder, file.py:function or hf:owner/name")
+    check_name(model)
     weights_file = _existing(Path(weights), "weights") if weights else None
     hub_name = _hub_name(model)
     if hub_name:

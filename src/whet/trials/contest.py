@@ -31,7 +31,7 @@ from whet.progress import Event, OnEvent
 from whet.runtimes.base import Deployment, open_session, predict, usual
 from whet.temporary import temporary_folder
 from whet.trials.closer import running, unknown
-from whet.trials.fit import as_given, crashes_explained, open_data, open_model
+from whet.trials.fit import as_given, open_data, open_model
 from whet.trials.opened import Contestant, one, raced, truth
 from whet.trials.spoil import Asked, spoil
 from whet.trials.trial import default_limits
@@ -162,10 +162,9 @@ def hold(contest: Contest, on_event: OnEvent) -> Standings:
     limits = default_limits()
     with temporary_folder("models-") as folder:
         deployment = contest.deployment
-        with crashes_explained([entrant.source for entrant in contest.entrants if entrant.source is not None]):
-            standings, contestants = isolate.call(
-                _measure, contest, folder, limits=limits, threads=deployment.threads, on_event=on_event
-            )
+        standings, contestants = isolate.call(
+            _measure, contest, folder, limits=limits, threads=deployment.threads, on_event=on_event
+        )
         if not contest.speed:
             return Standings(standings)
         weighed = []
