@@ -63,7 +63,7 @@ NUMBERS = [
     bound("max-drop-1e400", "--max-drop", "1e400", "--max-drop is inf; give a number from 0"),
     bound("max-drop-negative", "--max-drop=-0.1", "--json", "--max-drop is -0.1; give a number from 0"),
     bound("max-drop-underscore", "--max-drop", "1_0", "'1_0' is no number; write 0.01 for 1 %"),
-    bound("max-drop-fullwidth-digits", "--max-drop", "０.１", "is no number; write 0.01 for 1 %"),
+    bound("max-drop-fullwidth-digits", "--max-drop", "\uff10.\uff11", "is no number; write 0.01 for 1 %"),
     bound("max-class-drop-nan", "--max-class-drop", "nan", "--max-class-drop is nan; give a number from 0 up"),
     bound("min-speedup-nan", "--min-speedup", "nan", "--min-speedup is nan; give a number above 0"),
     bound("min-speedup-zero", "--min-speedup", "0", "--min-speedup is 0.0; give a number above 0"),
@@ -117,7 +117,8 @@ PREPROCESS = [
         prepare=toml(b"mean = [" + b"0," * 100_000 + b"]"), says=("mean is one number a channel", "16,384 at most"),
         check=no_folder,
     ),
-    settings("mean=" + "1," * 20_000, "--preprocess has 40,005 characters; give 32,768 at most", name="mean-argument"),
+    settings("mean=" + "1," * 20_000, "--preprocess has 40,005 characters; give 32,768 at most",
+         name="mean-argument"),
     settings("resize=0", "cannot read resize='0'; resize is the short side", "from 1 to 16,384"),
     settings("resize=1000000000", "cannot read resize='1000000000'", "from 1 to 16,384"),
     settings("crop=" + "9" * 5000, "crop is a side in pixels", name="crop-5000-digits"),
@@ -126,8 +127,10 @@ PREPROCESS = [
     settings("{here}/absent.toml", "cannot read the preprocessing in", "no such file"),
     settings("{here}/pre.toml", "pre.toml is a named pipe, not a file", name="fifo",
              prepare=lambda here: os.mkfifo(here / "pre.toml")),
-    settings("{here}/pre.toml", "pre.toml is a folder", name="folder", prepare=lambda here: (here / "pre.toml").mkdir()),
-    settings("{here}/pre.toml", "cannot read the preprocessing in", name="binary", prepare=toml(b"\x00\xff\xfe" * 99)),
+    settings("{here}/pre.toml", "pre.toml is a folder", name="folder",
+         prepare=lambda here: (here / "pre.toml").mkdir()),
+    settings("{here}/pre.toml", "cannot read the preprocessing in", name="binary",
+         prepare=toml(b"\x00\xff\xfe" * 99)),
     settings("{here}/pre.toml", "cannot read the preprocessing in", name="deep",
              prepare=toml(b"scale = " + b"[" * 100_000)),
     settings("{here}/pre.toml", "has 2,097,152 bytes; a file of preprocessing has 262,144 at most", name="huge",
@@ -183,7 +186,8 @@ PATHS = [
         says=("--data", "links that run in a circle"),
     ),
     Case(
-        "weights-loop", ("bench", "{here}/model.py:build", "--weights", "{here}/loop.pt", "--input", "x=float32[1]"),
+        "weights-loop", ("bench", "{here}/model.py:build", "--weights", "{here}/loop.pt", "--input",
+        "x=float32[1]"),
         prepare=lambda here: (factory(here), loop(here)), says=("--weights", "links that run in a circle"),
     ),
     Case(
@@ -205,7 +209,8 @@ PATHS = [
 
 TERMINALS = [
     Case(
-        f"terminal-{name}", ("bench", "{here}/gööd.onnx", "--input", "row=float32[1,6]", "--batch-sizes", "1"), code=0,
+        f"terminal-{name}", ("bench", "{here}/gööd.onnx", "--input", "row=float32[1,6]", "--batch-sizes", "1"),
+        code=0,
         prepare=accented, says=("batch 1", *says), environment=environment, seconds=60, slow=True,
     )
     for name, environment, says in (
@@ -219,7 +224,8 @@ TERMINALS = [
         "terminal-ascii-refusal", ("bench", "{here}/größe.onnx"), says=("e.onnx does not exist; check the path",),
         environment={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
     ),
-    Case("terminal-no-columns-help", ("optimize", "--help"), code=0, environment={"COLUMNS": "0"}, says=("max-drop",)),
+    Case("terminal-no-columns-help", ("optimize", "--help"), code=0, environment={"COLUMNS": "0"},
+         says=("max-drop",)),
 ]  # fmt: skip
 
 CASES = [*NUMBERS, *INPUTS, *PREPROCESS, *TEXTS, *PATHS, *TERMINALS]

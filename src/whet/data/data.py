@@ -92,7 +92,7 @@ class Data:
 
 
 def _shown(value: Any) -> str:
-    return f"a {type(value).__name__} ({shown(value)})"
+    return f"{shown(value)} (of type {type(value).__name__})"
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def _is_plain(item: Any) -> bool:
 
 
 def _kind_of(item: Any) -> str:
-    return "None" if item is None else f"a {type(item).__name__}"
+    return "None" if item is None else f"of type {type(item).__name__}"
 
 
 def _item(item: Any, where: str) -> tuple[dict[str, Array], Any]:
@@ -217,8 +217,8 @@ def _value(value: Any, where: str) -> Array:
     except Exception:  # noqa: BLE001 - lists of differing lengths, or an object's own __array__
         array = np.empty(1, object)
     if array.dtype.kind not in "biufUS":
-        told = "None" if value is None else f"a {type(value).__name__}"
-        raise DataError(f"{where} is {told} ({shown(value)}), not numbers; an item is x, (x, y) or {{name: x}}")
+        text = "None" if value is None else f"{shown(value)} (of type {type(value).__name__})"
+        raise DataError(f"{where} is {text}, not numbers; an item is x, (x, y) or {{name: x}}")
     return array
 
 

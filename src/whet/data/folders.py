@@ -104,8 +104,8 @@ def _read_npy(paths: list[Path]) -> Data:
     """Read ``x_train.npy``, ``y_train.npy``, ... as memory maps: they may be larger than memory."""
     arrays: dict[str, Array] = {}
     for path in paths:
-        limits.check_regular(path)
         try:
+            limits.check_npy(path)
             arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
             raise DataError(

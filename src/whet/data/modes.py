@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,10 @@ def look(name: str, file: Any) -> Look | None:
     except ModuleNotFoundError as error:
         raise MissingDependency.of("Pillow", "report") from error
     try:
-        with Image.open(file) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of damaged EXIF, which carries no rotation
+            image = Image.open(file)
+        with image:
             deep = image.mode.startswith(("I", "F"))
             return None if deep else Look(name, stored_as(image), read_as(image.mode), has_rotation(image))
     except Exception:  # noqa: BLE001 - Pillow raises whatever its readers do

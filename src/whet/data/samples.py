@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from whet.bounds import printable
+from whet.data import limits
 from whet.data.dataset import DatasetSamples, array_of
 from whet.data.modes import Look, look
 from whet.data.raw import read_raw
@@ -166,7 +168,11 @@ class FileSamples:
 
 def _read(path: Path) -> Array:
     """Read one picture or array; what Pillow calls a bomb, and what has no pixels, cannot be read."""
-    picture = read_raw(path)
+    if path.suffix == ".npy":
+        limits.check_npy(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of damaged EXIF, which is not needed
+        picture = read_raw(path)
     if picture.size == 0 or picture.dtype.kind not in "biuf":
         raise ValueError(f"it is {picture.dtype} of shape {list(picture.shape)}, and not a picture in numbers")
     return picture
