@@ -10,10 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from whet import pickling, userfile
+from whet import bounds, pickling, userfile
 from whet.errors import ModelError, in_one_line
 from whet.models.identity import identity
-from whet.models.recognise import check_file, check_name
+from whet.models.recognise import check_file
 from whet.storage import files_below, sha256
 from whet.types import Format, TensorSpec
 
@@ -173,7 +173,7 @@ def source_of(
     """
     if not isinstance(model, str | Path):
         return _in_memory(model, inputs)
-    check_name(model)
+    bounds.check_path(model, "the model")
     weights_file = _existing(Path(weights), "weights") if weights else None
     hub_name = _hub_name(model)
     if hub_name:
