@@ -166,8 +166,8 @@ def attempt(
     except StorageError:
         raise
     except WhetError as error:
-        message = " ".join(str(error).split())
-        result = replace(result, failure=Failure(type(error).__name__, message, error.is_from_outside))
+        retry = error.is_from_outside
+        result = replace(result, failure=Failure(type(error).__name__, " ".join(str(error).split()), retry))
     result = replace(result, seconds=time.monotonic() - started)
     check_marked(problem.folder)
     if result.failure is None or not result.failure.retry:
