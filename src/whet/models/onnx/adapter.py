@@ -155,6 +155,11 @@ def read(path: Path) -> ModelProto:
     """
     if not path.is_file():
         raise ModelError(f"the model file {path} does not exist; check the path")
+    if any("\ud800" <= mark <= "\udfff" for mark in str(path)):  # as Python has bytes that it cannot decode
+        raise ModelError(
+            f"ONNX reads no file whose name is in another encoding than the session's ({path}); rename it in plain "
+            f"letters, or set LANG=C.UTF-8"
+        )
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except (DecodeError, OSError) as error:
