@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from whet.data.preprocess import Preprocess
 from whet.data.sources import DataSource, data_source, parse_preprocess
 from whet.data.windows import Windows, parse_windows
 from whet.errors import DataError, RunFolderError, StorageError, UserError, did_you_mean
+from whet.machine import check_threads
 from whet.measure.verdict import Budget
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
@@ -43,6 +45,8 @@ from whet.trials.problem import Problem
 from whet.trials.trial import default_limits
 
 _SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_OF_BUNDLES = {"trust_code"}  # options of the verbs that open bundles alone
 
 
 def load(
@@ -109,6 +113,8 @@ class Options(DataOptions, total=False):
         weights: A file of weights, for a factory.
         input: What goes in, as ``ids=int64[1,200]:0..30000``; several inputs as a list.
         trust_pickle: Allow weights to be unpickled.
+        trust_code: Allow the code that a torch bundle brings to be run; ``profile``, ``bench``, ``evaluate`` and
+            ``compare`` take it.
         preprocess: As ``dataset`` takes it; so ``task``, ``label`` and ``windows``.
         budget: What may be lost; by default one point of the task's metric.
         runtime: What artifacts are run in, ``onnxruntime`` or ``onnxruntime:graph_level=basic,provider=cpu``; by
@@ -126,6 +132,7 @@ class Options(DataOptions, total=False):
     weights: str | Path | Sequence[str | Path] | None
     input: str | Iterable[str]
     trust_pickle: bool
+    trust_code: bool
     budget: Budget | None
     runtime: str | None
     threads: int
@@ -164,14 +171,22 @@ def run(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> O
     return carry_out(order, searching.run, options.get("on_event") or progress.usual())
 
 
-def verify(bundle: str | Path, model: Any = None) -> Checks:
-    """Check a bundle: bytes, processor, signature, recorded outputs. All is well if every check is ``ok``.
+def verify(bundle: str | Path, model: Any = None, *, trust_code: bool = False, digest: str | None = None) -> Checks:
+    """Check a bundle: bytes, processor, figures, signature, recorded outputs. All is well if every check is ``ok``.
 
     Args:
         bundle: The folder.
-        model: The module, for a torch bundle whose class lived in memory.
+        model: The module, for a torch bundle whose class lived in memory, or in place of the code it brings.
+        trust_code: Allow the code that a torch bundle brings to be run, in a child process.
+        digest: What the digest of the manifest has to be, as ``sha256:...``; ``checks.digest`` is what it is.
+
+    Raises:
+        UserError: The digest has another form.
     """
-    return verify_bundle(Path(bundle), source=None if model is None else _source(model, None, ()))
+    if digest is not None and not _DIGEST.fullmatch(digest):
+        raise UserError(f"a digest is sha256: and 64 digits of 0-9a-f, as verify prints it, not {digest[:80]!r}")
+    source = None if model is None else _source(model, None, ())
+    return verify_bundle(Path(bundle), source=source, trust_code=trust_code, digest=digest or "")
 
 
 def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile:
@@ -238,7 +253,8 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
         raise UserError(f"{given[0]} belongs to no model; give one --weights a file.py:function, in their order")
     asked = Contest(entrants, _optional(data, options), _deployment(options, (1, 7, 32)), quality, speed)
     asked = replace(asked, robustness=options.get("robustness", False), seed=options.get("seed", 0))
-    return hold(asked, options.get("on_event") or progress.usual())
+    with crashes_explained([entrant.source for entrant in entrants if entrant.source is not None]):
+        return hold(asked, options.get("on_event") or progress.usual())
 
 
 def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
@@ -246,7 +262,7 @@ def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     _check_path(model, "the model")
     if isinstance(model, str | Path) and (Path(model) / "manifest.json").exists():
         path = Path(model).resolve()
-        return Entrant(path.name, bundle=path)
+        return Entrant(path.name, bundle=path, trust_code=options.get("trust_code", False))
     source = _source(model, weights, options.get("input", ()), trust_pickle=options.get("trust_pickle", False))
     return Entrant(source.name, source)
 
@@ -263,7 +279,7 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     Raises:
         UserError: An option, or a recipe, that cannot work.
     """
-    _check(options, kind, {"robustness"} if kind == "run" else ())
+    _check(options, kind, {*_OF_BUNDLES, "robustness"} if kind == "run" else _OF_BUNDLES)
     trust = options.get("trust_pickle", False)
     source = _source(model, options.get("weights"), options.get("input", ()), trust_pickle=trust)
     seed = options.get("seed", 0)
@@ -370,7 +386,7 @@ def _data(data: Any, options: DataOptions) -> DataSource:
         if parts is None:
             named(task)
         else:
-            _existing(parts[0])
+            userfile.check(parts[0], DataError)
     source = data_source(
         data, preprocess=preprocess, task=task, seed=options.get("seed", 0), label=options.get("label"),
         windows=windows,
@@ -378,7 +394,7 @@ def _data(data: Any, options: DataOptions) -> DataSource:
     source = replace(source, skip_unreadable=bool(options.get("skip_unreadable", source.skip_unreadable)))
     parts = None if source.memory is not None else userfile.split(source.name)
     if parts is not None:
-        _existing(parts[0])
+        userfile.check(parts[0], DataError)
     return source
 
 
@@ -389,17 +405,12 @@ def _check_path(given: Any, label: str) -> None:
         bounds.check_path(parts[0] if parts else given, label)
 
 
-def _existing(path: Path) -> None:
-    """Refuse the file of a ``file.py:function`` that is not there."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; check the path before the colon")
-
-
 def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
     """Return how artifacts are run: ``onnxruntime:graph_level=basic`` is a runtime with an option."""
     name, own = parse_runtime(options.get("runtime") or "")
     given = options.get("batch_sizes")
-    return Deployment(name, own, options.get("threads", 1), _sizes(usual_sizes if given is None else given))
+    threads = check_threads(options.get("threads", 1))
+    return Deployment(name, own, threads, _sizes(usual_sizes if given is None else given))
 
 
 def _sizes(given: Sequence[int]) -> tuple[int, ...]:

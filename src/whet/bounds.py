@@ -133,8 +133,10 @@ def check_path(path: str | Path, label: str) -> None:
         label: What it is, for the message: ``the data``.
 
     Raises:
-        UserError: A name in it is too long, links run in a circle, or it may not be read.
+        UserError: It is empty, a name in it is too long, links run in a circle, or it may not be read.
     """
+    if not str(path).strip():
+        raise UserError(f"{label} is an empty name; give a file or a folder")
     try:
         Path(path).stat()
     except ValueError as error:

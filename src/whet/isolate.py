@@ -25,6 +25,7 @@ from typing import Any, cast
 from whet import errors, temporary, user_code
 from whet.environment import NO_REPORTS, moved_caches
 from whet.errors import ChildCrashed, MemoryLimit, TimeLimit, UserError, WhetError
+from whet.pickling import dumps as _pickle
 from whet.progress import Event, OnEvent, silent
 
 _CHILD = "import sys; from whet.isolate import serve; serve(*map(int, sys.argv[1:]))"
@@ -224,13 +225,6 @@ def _environment(threads: int, folder: Path) -> dict[str, str]:
         **os.environ, **NO_REPORTS, **moved_caches(folder.parent / "caches"), **dict.fromkeys(names, str(threads)),
         "PYTHONPATH": path, "TMPDIR": str(folder),
     }  # fmt: skip
-
-
-def _pickle(value: Any) -> bytes:
-    """Pickle by cloudpickle: what is defined in ``__main__`` or inside a function travels by value."""
-    import cloudpickle
-
-    return bytes(cloudpickle.dumps(value))
 
 
 def _unpickle(content: bytes) -> Any:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from whet.errors import UserError
+
 LIBRARIES = (
     "whet",
     "numpy",
@@ -123,6 +125,20 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_threads(count: int) -> int:
+    """Return the number of threads that was asked for.
+
+    Raises:
+        UserError: The machine has fewer logical processors: the threads would wait for each other, or hang it.
+    """
+    cores = os.cpu_count() or 1
+    if count > cores:
+        raise UserError(
+            f"{count} threads are too many for this machine, which has {cores} logical cores; lower threads"
+        )
+    return count
 
 
 def _processor() -> tuple[str, tuple[str, ...]]:

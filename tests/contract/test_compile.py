@@ -2,7 +2,6 @@
 
 import importlib
 import runpy
-import shutil
 from pathlib import Path
 
 import graphs
@@ -18,6 +17,7 @@ from whet.measure import memory
 from whet.models.model import Stored
 from whet.models.signature import parse_input
 from whet.models.source import source_of
+from whet.models.torch import edits
 from whet.models.torch.adapter import TorchAdapter
 from whet.runtimes.base import Deployment, open_session, parse_runtime
 from whet.types import Format
@@ -107,17 +107,16 @@ def test_a_machine_without_a_compiler_is_told_what_to_do(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_bundles_own_code_compiles_what_was_deployed_compiled(tmp_path, monkeypatch, compiled):
-    predict = runpy.run_path(str(Path(whet.__file__).parent / "bundle/standalone/predict.py"))
+    runtimes = runpy.run_path(str(Path(whet.__file__).parent / "bundle/standalone/runtimes.py"))
     model = graphs.opened("regressor")
     stored(model, tmp_path)
     made = {
         "file": "model", "signature": {"outputs": [{"name": "output"}]},
         "deployment": {"compile": "inductor"} if compiled else {},
     }  # fmt: skip
-    shutil.copyfile(Path(predict["__file__"]).parents[2] / "models/torch/edits.py", tmp_path / "torch_edits.py")
     asked = []
     monkeypatch.setattr(torch, "compile", lambda module, **options: asked.append(options) or module)
-    run = predict["_torch"](tmp_path, made, 1, model.payload.module)
+    run = runtimes["_torch"](tmp_path, made, 1, model.payload.module, lambda _: edits)
     batch = model.signature.synthetic(3)
     np.testing.assert_allclose(run(batch)["output"], graphs.forward(model, batch)["output"], rtol=1e-6)
     assert len(asked) == compiled
@@ -128,7 +127,7 @@ def test_a_bundles_own_code_compiles_what_was_deployed_compiled(tmp_path, monkey
     monkeypatch.setattr(torch, "compile", lambda module, **options: refuses)
     if compiled:
         with pytest.raises(ValueError, match=r"fails here \(RuntimeError: no compiler\); install g\+\+ .*--eager"):
-            predict["_torch"](tmp_path, made, 1, model.payload.module)(batch)
+            runtimes["_torch"](tmp_path, made, 1, model.payload.module, lambda _: edits)(batch)
 
 
 @pytest.mark.slow

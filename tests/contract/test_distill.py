@@ -18,7 +18,7 @@ from whet.machine import this_machine
 from whet.models.adapter import adapter_for
 from whet.models.model import Facts
 from whet.models.source import source_of
-from whet.models.torch.adapter import TorchAdapter
+from whet.models.torch.adapter import TorchAdapter, stored_student
 from whet.passes.base import PassContext
 from whet.passes.distill.spec import Distill
 from whet.passes.prune.spec import MagnitudePrune
@@ -131,8 +131,9 @@ def test_a_student_reloads_in_a_fresh_process_without_the_teacher(tmp_path, stud
     np.save(tmp_path / "x.npy", batch["x"])
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from whet.models.torch.adapter import TorchAdapter, run\n"
-        "made = TorchAdapter().load(Path(sys.argv[1]), None)\n"
+        "from whet.models.torch.adapter import TorchAdapter, run, stored_student\n"
+        "path = Path(sys.argv[1])\n"
+        "made = TorchAdapter().load(path, stored_student(path))\n"
         "np.save(sys.argv[3], run(made.module, {'x': np.load(sys.argv[2])})['output'])\n"
         "print('tiny' in str(list(sys.modules)))"
     )
@@ -144,8 +145,8 @@ def test_a_student_reloads_in_a_fresh_process_without_the_teacher(tmp_path, stud
     assert told.stdout.strip() == "False"
     structure = json.loads((path / "model.json").read_text())
     assert structure["origin"]["factory"] == "small"
-    # and with the original's source handed in, as the cache does
-    again = Facts.of(model).model(TorchAdapter().load(path, model.source), model.source)
+    # and as the cache does
+    again = Facts.of(model).model(TorchAdapter().load(path, stored_student(path)), model.source)
     np.testing.assert_array_equal(graphs.forward(again, batch)["output"], graphs.forward(model, batch)["output"])
     # a later step keeps what it is built from
     later = graphs.apply(MagnitudePrune(sparsity=0.5), again).model

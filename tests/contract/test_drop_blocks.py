@@ -174,8 +174,9 @@ def test_it_is_rebuilt_in_a_fresh_process_without_the_pass(deep, tmp_path):
     np.savez(tmp_path / "batch.npz", **batch)
     code = (
         "import sys, json, numpy as np; from pathlib import Path\n"
-        "from whet.models.torch.adapter import TorchAdapter, run\n"
-        f"module = TorchAdapter().load(Path({str(path)!r}), None).module\n"
+        "from whet.models.torch.adapter import TorchAdapter, read_structure, run\n"
+        f"path = Path({str(path)!r})\n"
+        "module = TorchAdapter().load(path, read_structure(path).origin).module\n"
         f"found = run(module, dict(np.load({str(tmp_path / 'batch.npz')!r})))\n"
         "assert not [name for name in sys.modules if name.startswith('whet.passes')]\n"
         "print(json.dumps(found['output'].tolist()))"

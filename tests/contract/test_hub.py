@@ -168,7 +168,7 @@ def test_a_stored_model_needs_the_folder_no_more(changed, tmp_path):
 
     def outputs(path, batch, on_event):
         """In a process of its own."""
-        return TorchAdapter().forward(model.with_payload(TorchAdapter().load(path, None)), batch)["logits"]
+        return TorchAdapter().forward(model.with_payload(TorchAdapter().load(path, model.source)), batch)["logits"]
 
     np.testing.assert_allclose(isolate.call(outputs, path, batch), wanted, atol=1e-6)
 

@@ -13,7 +13,7 @@ from whet.models.keras import counting, describe, translate
 from whet.models.keras.adapter import KerasAdapter
 from whet.models.model import Model, Stored
 from whet.models.source import source_of
-from whet.models.torch.adapter import TorchAdapter
+from whet.models.torch.adapter import TorchAdapter, stored_student
 from whet.models.torch.keras import layers, weights
 from whet.models.torch.keras.module import module
 from whet.runtimes.base import Deployment, open_session
@@ -178,10 +178,10 @@ def test_a_module_is_stored_from_where_it_was_stored(tmp_path):
     made, adapter = in_torch(small(), work), TorchAdapter()
     first = adapter.save(made, tmp_path / "first")
     shutil.rmtree(work)
-    again = made.with_payload(adapter.load(first, None))
+    again = made.with_payload(adapter.load(first, stored_student(first)))
     second = adapter.save(again, tmp_path / "second")
     shutil.rmtree(first)
-    found = adapter.load(second, None)
+    found = adapter.load(second, stored_student(second))
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 8, 8, 2)).astype(np.float32))
     torch.testing.assert_close(found.module(x), made.payload.module(x), rtol=0, atol=0)
 

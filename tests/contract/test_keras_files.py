@@ -70,8 +70,8 @@ def test_a_damaged_archive(archive):
     with zipfile.ZipFile(archive) as file:
         parts = {item.filename: file.read(item) for item in file.infolist()}
     for name, content, said in (
-        ("config.json", b"{", r"no \.keras file, or truncated"),
-        ("model.weights.h5", b"none", r"cannot open net\.keras: .*; copy it again"),
+        ("config.json", b"{", r"structure of the model in .* is not JSON"),
+        ("model.weights.h5", b"none", r"net\.keras is no \.keras file, or truncated .*; copy it again"),
     ):
         with zipfile.ZipFile(archive, "w") as file:
             for other, bytes_ in {**parts, name: content}.items():
@@ -80,7 +80,7 @@ def test_a_damaged_archive(archive):
 
 
 def test_an_archive_that_unpacks_to_far_more_than_it_is(archive, monkeypatch):
-    monkeypatch.setattr("whet.models.keras.archive._MOST_BYTES", 2**20)
+    monkeypatch.setattr("whet.models.keras.limits._MAX_BYTES", 2**20)
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as file:
         file.writestr("assets/zeros", bytes(2**24))
     assert archive.stat().st_size < 2**17

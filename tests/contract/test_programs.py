@@ -139,9 +139,9 @@ def test_a_stored_program_needs_its_file_no_more(programs, tmp_path):
 
     def outputs(path, batch, on_event):
         """In a process of its own."""
-        from whet.models.torch.adapter import run
+        from whet.models.torch.adapter import read_structure, run
 
-        return run(TorchAdapter().load(path, None).module, batch)["logits"]
+        return run(TorchAdapter().load(path, read_structure(path).origin).module, batch)["logits"]
 
     np.testing.assert_allclose(isolate.call(outputs, path, batch), wanted, atol=1e-6)
 

@@ -4,7 +4,9 @@ import hashlib
 import json
 import shutil
 import tomllib
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def test_every_file_is_listed_with_its_checksum_and_verifies(run, folder):
     for name, digest in made["files"].items():
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == digest, name
     checks = verify(bundle)
-    assert [check.kind for check in checks] == ["manifest", "files", "processor", "signature", "golden"]
+    assert [check.kind for check in checks] == ["manifest", "files", "processor", "figures", "signature", "golden"]
     assert all(check.ok for check in checks)
 
 
@@ -81,6 +83,24 @@ def test_metrics_and_card_tell_the_same_numbers(run):
     assert f"{size:,.0f} bytes" in card
     assert "input `x=float32[?,1,8,8]`" in card
     assert "test 300" in card
+
+
+def contents(path):
+    """Return what a file says: of an archive, every entry unpacked."""
+    if path.suffix != ".npz":
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist())
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_nothing_that_ships_names_a_folder_of_this_machine(run, files, folder):
+    places = [str(files), str(run.parent), str(Path.home()), str(Path.cwd())]
+    for path in (path for path in (run / folder).rglob("*") if path.is_file()):
+        told = contents(path)
+        for place in places:
+            assert place.encode() not in told, f"{path.name} names {place}"
+        assert b"stack_trace" not in told, path.name
 
 
 def test_requirements_name_what_the_bundle_needs_and_no_more(run):

@@ -13,7 +13,8 @@ from whet.search import outcome as outcomes
 BUNDLE = {
     "model.onnx", "manifest.json", "recipe.toml", "golden.npz", "reference.npz", "metrics.json", "predict.py",
     "requirements.txt", "MODEL_CARD.md", "preprocess/preprocess.py", "preprocess/preprocess.json",
-    "preprocess/columns.py", "preprocess/raw.py", "preprocess/tokens.py",
+    "preprocess/columns.py", "preprocess/raw.py", "preprocess/tokens.py", "preprocess/arrays.py", "inputs.py",
+    "runtimes.py",
 }  # fmt: skip
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -17,6 +17,7 @@ from whet.models.adapter import adapter_for
 from whet.models.model import Facts, Stored
 from whet.models.source import source_of
 from whet.runtimes.base import Deployment, open_session
+from whet.storage import sha256
 from whet.types import Format
 
 Alone = runpy.run_path(str(Path(__file__).parent.parent / "files" / "alone.py"))["Alone"]
@@ -36,6 +37,13 @@ def expected(bundle, inputs):
     made = manifest.read(bundle)
     with open_session(stored_of(bundle, made), deployment_of(made)) as session:
         return session.run(made.signature.bind(inputs))
+
+
+def seal_again(bundle):
+    """Write the checksums of a changed bundle into its manifest."""
+    made = json.loads((bundle / "manifest.json").read_text())
+    made["files"] = {name: sha256(bundle / name) for name in made["files"]}
+    (bundle / "manifest.json").write_text(json.dumps(made))
 
 
 def same_classes(found, logits):
@@ -77,6 +85,7 @@ def test_the_golden_outputs(alone, run, bundle):
         nan = {**golden, "output.output": golden["output.output"] * np.float32("nan")}
     for arrays in (off, nan):
         np.savez(bundle / "golden.npz", **arrays)
+        seal_again(bundle)
         done = alone.run(bundle / "predict.py", "--golden")
         assert done.returncode == 1
         assert json.loads(done.stdout)["golden"] == "off"
@@ -183,6 +192,13 @@ def test_pictures_are_resized_cropped_and_normalised_as_whet_does(pictures, tmp_
     for answer, row in zip(found, probabilities(scores, softmax=True), strict=True):
         assert answer[0]["label"] == ["cat", "dog"][int(row.argmax())]
         assert answer[0]["probability"] == pytest.approx(row.max(), abs=1e-5)
+
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.open(files[0]).save(tmp_path / "turned.png", exif=tags.tobytes())
+    done = alone.run(bundle / "predict.py", tmp_path / "turned.png")
+    assert json.loads(done.stdout)["answer"] == found[0]  # as it is stored
+    assert done.stderr.startswith("note: 1 pictures carry an EXIF rotation, which is not applied")
 
     np.save(tmp_path / "picture.npy", raw[0])
     assert alone.answers(bundle, tmp_path / "picture.npy") == found[:1]

@@ -132,12 +132,14 @@ def test_the_bundle_of_a_torch_model_carries_its_class_and_its_edits(tokens_run,
 def test_a_torch_bundle_verifies_by_itself_when_the_users_file_is_gone(tokens_run, tmp_path):
     bundle = shutil.copytree(tokens_run[0] / "candidates/torch-dynamic-int8", tmp_path / "bundle")
     made = json.loads((bundle / "manifest.json").read_text())
-    made["source"]["path"] = "/nowhere/tiny.py"
-    (bundle / "manifest.json").write_text(json.dumps(made))
     model = json.loads((bundle / "model/model.json").read_text())
-    assert model["origin"]["path"].endswith("tiny.py")
-    checks = verify(bundle)
+    assert made["source"]["path"] == model["origin"]["path"] == "tiny.py", "no folder of this machine is shipped"
+    (refused,) = [check for check in verify(bundle) if not check.ok]
+    assert refused.kind == "code"
+    assert "--trust-code" in refused.detail
+    checks = verify(bundle, trust_code=True)
     assert all(check.ok for check in checks), checks
+    assert not list(bundle.rglob("__pycache__"))
     (bundle / "source.py").write_text("def lstm():\n    return None\n")
     assert [check.kind for check in verify(bundle) if not check.ok] == ["files"]
 

@@ -400,3 +400,65 @@ def test_data_in_memory_is_told_apart_by_its_values(onnx_file, npz, tmp_path):
     other = api.plan("optimize", onnx_file, (train, (test[0] + 1, test[1])), run).command
     assert first == again
     assert {key for key in first if first[key] != other[key]} == {"data contents"}
+
+
+@pytest.fixture
+def killer(npz, tmp_path):
+    """A data factory that lets its own process be killed at one of its calls, as the system does without memory."""
+    with np.load(npz) as archive:
+        few = {name: array[:60] for name, array in archive.items()}
+    np.savez(tmp_path / "images.npz", **few)
+    (tmp_path / "calls").mkdir()
+    (tmp_path / "data.py").write_text(
+        "import os, pathlib, signal\n"
+        "import numpy as np\n"
+        "def load():\n"
+        "    here = pathlib.Path(__file__).parent\n"
+        "    count = len(list((here / 'calls').iterdir()))\n"
+        "    (here / 'calls' / str(count)).touch()\n"
+        "    if count == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    z = np.load(here / 'images.npz')\n"
+        "    return (z['x_train'], z['y_train']), (z['x_test'], z['y_test'])\n"
+    )
+    return tmp_path
+
+
+def test_a_candidate_that_was_killed_from_outside_is_tried_again_by_the_same_command(killer, onnx_file, here):
+    """Its only candidate has no result: exit code 70. Before, the float model was prepared, built and measured."""
+    run = killer / "run"
+    command = [
+        "run", "graph-only", "--model", onnx_file, "--data", f"{killer}/data.py:load", "--out", run,
+        "--batch-sizes", "1", "--max-drop", "0.9", "--min-speedup", "0.01", "--json",
+    ]  # fmt: skip
+    ran = here(*command)
+    assert ran.code == 70, ran.err
+    (failed,) = [item for item in ran.json["results"] if item["failure"]]
+    assert (failed["name"], failed["failure"]["retry"]) == ("graph-only", True)
+    assert "SIGKILL" in failed["failure"]["message"]
+    assert any("the same command tries it again" in warning for warning in ran.json["warnings"])
+    assert not (run / ".trials" / "candidates" / "graph-only.json").exists()
+    baseline = times(run / "baseline")
+
+    ran = here(*command)
+    assert ran.code in (0, 1, 3), ran.err
+    assert [item["failure"] for item in ran.json["results"]] == [None, None]
+    assert times(run / "baseline") == baseline
+    assert half_written(run) == []
+
+
+def test_a_folder_of_the_version_before_is_resumed(killed, resumed, here):
+    """It had no marker, and kept the journals of candidates beside whet's own records."""
+    run, command, _ = killed
+    (run / ".whet").unlink()
+    (run / "results.json").unlink()
+    journals = run / ".trials" / "candidates"
+    for path in journals.iterdir():
+        path.rename(run / ".trials" / path.name)
+    journals.rmdir()
+    bundles = times(run / "candidates", run / "baseline", run / "bundle")
+    ran = here(*command)
+    assert ran.code == 0, ran.err
+    assert times(run / "candidates", run / "baseline", run / "bundle") == bundles
+    assert {path.name for path in journals.iterdir()} == {"float.json", "graph-only.json", "half.json"}
+    assert storage.is_marked(run)

@@ -3,26 +3,39 @@
 import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import whet
+from whet import isolate, plain
+from whet.bundle import manifest, write
 from whet.bundle.verify import verify
+from whet.errors import BundleError
 from whet.machine import this_machine
+from whet.measure.measurement import Measurement
 
 
 def edit(bundle, **changes):
+    """Change the manifest, and seal it again with the card that goes with it, as a careful forger would."""
     path = bundle / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with suppress(BundleError):
+        write.seal(bundle, manifest.read(bundle), measurements(bundle))
+
+
+def measurements(bundle):
+    return plain.read_json(bundle / "metrics.json", tuple[Measurement, ...])
 
 
 def reseal(bundle):
     """Recompute every checksum, as somebody would who wants a changed bundle to look whole."""
     files = [path for path in bundle.rglob("*") if path.is_file() and path.name != "manifest.json"]
     hashes = {path.relative_to(bundle).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    edit(bundle, files=hashes)
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": hashes}))
 
 
 def flip(path):
@@ -67,7 +80,7 @@ def nan_outputs(bundle):
 
 
 def wide_outputs(bundle):
-    change(bundle, **{"output.output": np.zeros((4, 1), np.float32)})
+    change(bundle, **{"output.output": np.ones((4, 1), np.float32)})
     reseal(bundle)
 
 
@@ -93,8 +106,8 @@ def other_model(bundle):
 
 
 def broken_model(bundle):
-    flip(bundle / "model.onnx")
-    (bundle / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes()[:900])
+    content = (bundle / "model.onnx").read_bytes()
+    (bundle / "model.onnx").write_bytes(content[:900].ljust(len(content), b"x"))
     reseal(bundle)
 
 
@@ -114,10 +127,11 @@ WRONG = {
         "manifest",
         "cannot be read",
     ),
-    "a manifest that is a list": (lambda b: (b / "manifest.json").write_text("[]"), "manifest", "has schema None"),
+    "a manifest that is a list": (lambda b: (b / "manifest.json").write_text("[]"), "manifest", "got `array`"),
     "another schema": (lambda b: edit(b, schema=99), "manifest", "has schema 99, this version of whet reads 1"),
     "a field of another type": (lambda b: edit(b, golden="four"), "manifest", "is damaged"),
-    "a model that has no checksum": (lambda b: edit(b, file="../model.onnx"), "files", "no checksum of the model"),
+    "a model that has no checksum": (lambda b: edit(b, file="other.onnx"), "files", "no checksum of the model"),
+    "a model outside": (lambda b: edit(b, file="../model.onnx"), "manifest", "no name of a file below the bundle"),
     "another input name": (rename_input, "signature", r"inputs are x=.*; the manifest says pixels="),
     "another output type": (retype_output, "signature", r"outputs are .*; the manifest says output=float64"),
     "a model that is no model": (broken_model, "signature", "model.onnx"),
@@ -161,18 +175,18 @@ def test_several_wrongs_are_all_told(bundle):
 
 
 def test_nothing_of_a_bundle_is_opened_before_its_bytes_are_known(bundle, monkeypatch):
-    from whet.bundle import verify as module
-
     flip(bundle / "model.onnx")
-    monkeypatch.setattr(module, "open_session", lambda *_: pytest.fail("it was run"))
-    monkeypatch.setattr(module, "adapter_for", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr(isolate, "call", lambda *_, **__: pytest.fail("it was opened"))
     assert wrong(bundle)[0] == "files"
 
 
 def test_on_the_command_line_and_as_json(here, bundle):
     ran = here("verify", bundle)
     assert (ran.code, ran.err) == (0, "")
-    assert [line[:2] for line in ran.out.splitlines()] == ["ok"] * 5
+    assert [line[:2] for line in ran.out.splitlines()] == ["ok"] * 6 + ["di"]
+    digest = ran.out.split()[-1]
+    assert digest == f"sha256:{hashlib.sha256((bundle / 'manifest.json').read_bytes()).hexdigest()}"
+    assert here("verify", bundle, "--digest", digest).code == 0
     assert here("verify", bundle, "--json").json["ok"] is True
 
     flip(bundle / "model.onnx")
@@ -204,3 +218,52 @@ def test_a_changed_bundle_is_not_measured_either(here, bundle, npz):
 
 def test_python_gives_the_same_checks(bundle):
     assert whet.verify(bundle) == whet.verify(str(bundle)) == verify(bundle)
+
+
+def test_a_pinned_digest_shows_a_bundle_that_was_sealed_again(here, bundle):
+    pinned = whet.verify(bundle).digest
+    edit(bundle, name="another")
+    assert all(check.ok for check in whet.verify(bundle)), "checksums alone do not show it"
+    ran = here("verify", bundle, "--digest", pinned)
+    assert ran.code == 1
+    assert f"pinned is {pinned}" in ran.out
+    assert here("verify", bundle, "--digest", pinned[7:]).code == 2
+    assert [check.kind for check in whet.verify(bundle, digest=pinned)] == ["manifest", "digest"]
+
+
+@pytest.mark.parametrize("answer", ["PASS", "FAIL", "INCONCLUSIVE"])
+def test_a_verdict_that_its_own_figures_contradict_is_refused(bundle, answer):
+    verdicts = json.loads((bundle / "manifest.json").read_text())["verdicts"]
+    assert verdicts
+    assert all(item["figures"] for item in verdicts)
+    for at, item in enumerate(verdicts):
+        if item["answer"] == answer:
+            continue
+        forged = [{**one, "answer": answer} if at == number else one for number, one in enumerate(verdicts)]
+        edit(bundle, verdicts=forged)
+        kind, detail = wrong(bundle)
+        assert kind == "manifest"
+        assert f"it answers {answer} to" in detail
+
+
+def test_an_answer_that_the_verdicts_do_not_give_is_refused(bundle):
+    right = json.loads((bundle / "manifest.json").read_text())["answer"]
+    for answer in {"PASS", "FAIL", "INCONCLUSIVE", ""} - {right}:
+        edit(bundle, answer=answer)
+        kind, detail = wrong(bundle)
+        assert kind == "manifest"
+        assert f"its verdicts together say {right}" in detail
+
+
+def test_a_size_or_a_card_that_is_not_the_bundles_is_refused(bundle):
+    made, numbers = manifest.read(bundle), measurements(bundle)
+    smaller = [replace(item, value=100.0) if item.metric == "size_bytes" else item for item in numbers]
+    write.seal(bundle, made, smaller)
+    kind, detail = wrong(bundle)
+    assert kind == "figures"
+    assert "a size of 100.0 bytes is stated" in detail
+
+    write.seal(bundle, made, numbers)
+    (bundle / "MODEL_CARD.md").write_text("**PASS**, believe me")
+    reseal(bundle)
+    assert wrong(bundle)[0] == "figures"

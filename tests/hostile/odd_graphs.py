@@ -104,3 +104,10 @@ def sparse():
 def save(made, name="odd.onnx"):
     """Return what writes a model into the folder of a case."""
     return lambda here: (here / name).write_bytes(made().SerializeToString())
+
+
+def expanding():
+    """Return a model of 41 local functions, each of which calls the next one twice."""
+    functions = [function(f"F{at}", f"F{at + 1}", f"F{at + 1}") for at in range(40)]
+    last = helper.make_function("mine", "F40", ["a"], ["b"], [relu("r", "a", "b")], [helper.make_opsetid("", 17)])
+    return calling(*functions, last)

@@ -237,9 +237,10 @@ def is_harmless(here, ended):
     return "the order of letters is reversed on the terminal" if "\u202e" in ended.out else None
 
 
+FIGURES = {"MPLCONFIGDIR": "{here}/fonts"}  # the list of fonts that matplotlib keeps for its user
 HARMLESS = [
-    Case("texts", REPORT, code=0, prepare=poison, rewrites=True, check=is_harmless),
-    Case("texts-json", (*REPORT, "--json"), code=0, prepare=poison, rewrites=True),
+    Case("texts", REPORT, code=0, prepare=poison, rewrites=True, check=is_harmless, environment=FIGURES),
+    Case("texts-json", (*REPORT, "--json"), code=0, prepare=poison, rewrites=True, environment=FIGURES),
 ]
 
 CASES = [*VALUES, *WHOLE, *LINKS, *HARMLESS]

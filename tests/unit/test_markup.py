@@ -104,3 +104,41 @@ def test_a_profile_shows_every_layer_and_the_whole(make):
     assert found[8:15] == ["conv", "Conv2d", "9,000", "36,000", "81,000", "0.3000", "100%"]
     assert found[15:22] == [EVIL, "ReLU", "0", "0", "?", "fused", ""]
     assert found[22:] == ["all", "", "9,000", "36,000", "?", "0.3100", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain words", "plain words"),
+        ("two\nlines\tand  tabs", "two lines and tabs"),
+        ("\x1b[31mred\x07", "\ufffd[31mred\ufffd"),
+        ("\x9b31m", "\ufffd31m"),
+        ("left\u202etfel", "left\ufffdtfel"),
+        ("größe 数", "größe 数"),
+        ("\ud800", "\ufffd"),
+    ],
+)
+def test_text_for_a_terminal_is_one_line_that_steers_nothing(text, shown):
+    assert markup.plain_text(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("accuracy 0.9 (max_drop)", "accuracy 0.9 (max_drop)"),
+        ("<script>", "&lt;script>"),
+        ("&lt;b>", "&amp;lt;b>"),
+        ("a & b", "a & b"),
+        ("[x](javascript:1)", "\\[x\\](javascript:1)"),
+        ("![x](http://y)", "!\\[x\\](http://y)"),
+        ("`a` *b*", "\\`a\\` \\*b\\*"),
+        ("a\n# b", "a # b"),
+    ],
+)
+def test_text_in_markdown_is_shown_as_it_is(text, escaped):
+    assert markup.escape_markdown(text) == escaped
+    assert markup.escape_markdown(markup.Markdown(text)) == " ".join(text.split())
+
+
+def test_code_in_markdown_cannot_be_ended_by_what_is_in_it():
+    assert markup.code("a`<b>`\nc") == "`a'<b>' c`"

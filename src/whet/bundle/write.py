@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +13,8 @@ import numpy as np
 
 from whet import plain, userfile
 from whet.bundle import card, manifest
-from whet.bundle.manifest import Golden, Manifest
+from whet.bundle.folders import Folders
+from whet.bundle.manifest import CARD, METRICS, Golden, Manifest
 from whet.data import preprocess
 from whet.data.data import Part, Splits
 from whet.data.preprocess import Postprocess, to_json
@@ -28,7 +28,7 @@ from whet.models.source import Origin, Source
 from whet.recipe.recipe import Recipe
 from whet.runtimes.base import Deployment, Session, open_session, predict
 from whet.storage import files_below, new_folder, sha256, write_text
-from whet.types import Format, Signature
+from whet.types import Format, Signature, Step
 
 if TYPE_CHECKING:
     from whet.types import Array, Batch
@@ -37,7 +37,6 @@ _GOLDEN_SAMPLES = 4
 _REFERENCE_SAMPLES = 512
 _BINS = 32
 _STANDALONE = Path(__file__).parent / "standalone"
-_METRICS = "metrics.json"
 _TOKENIZER = "tokenizer.json"
 _RUNS_IN = {
     Format.TORCH: ("torch", "safetensors"),
@@ -81,14 +80,15 @@ def write(bundle: Path, contents: Contents) -> Manifest:
     signature = contents.facts.signature
     assert signature is not None
     contents = replace(contents, source=_built_from(contents))
+    folders = Folders.of(contents.source, contents.stored.path)
     with new_folder(bundle) as folder:
-        name = _copy_model(contents.stored, folder)
+        name = _copy_model(contents.stored, folder, folders)
         shipped = Stored(contents.stored.format, folder / name, contents.source)
         with open_session(shipped, contents.deployment) as session:
             golden, raw_axes = _golden(folder, contents, session, signature)
             _reference(folder, contents, session, signature)
             facts = dict(session.facts)
-        write_text(folder / "recipe.toml", contents.recipe.dumps())
+        write_text(folder / "recipe.toml", folders.taken_out(contents.recipe.dumps()))
         _copy_preprocess(folder / "preprocess", contents)
         _copy_code(folder, contents)
         made = Manifest(
@@ -100,24 +100,29 @@ def write(bundle: Path, contents: Contents) -> Manifest:
             task=contents.task,
             metric=contents.metric,
             classes=contents.postprocess.labels,
-            deployment={**facts, "options": dict(contents.deployment.options)},
+            deployment={**folders.taken_out(facts), "options": dict(contents.deployment.options)},
             needs=contents.facts.needs,
             golden=golden,
             raw_axes=raw_axes,
             traits=contents.facts.traits,
-            history=contents.facts.history,
+            history=plain.convert(folders.taken_out(plain.builtins(contents.facts.history)), tuple[Step, ...]),
             machine=this_machine(),
-            source=plain.builtins(contents.source.plain()),
-            data=contents.data,
+            source=plain.builtins(contents.source.without_folders()),
+            data=folders.taken_out(plain.builtins(contents.data)),
             whet=versions(["whet"]).get("whet", ""),
         )
         return seal(folder, made, ())
 
 
 def seal(folder: Path, made: Manifest, measurements: Sequence[Measurement]) -> Manifest:
-    """Write the measurements and the card, hash every file, and write the manifest last."""
-    write_text(folder / _METRICS, plain.dumps(measurements))
-    write_text(folder / "MODEL_CARD.md", card.render(made, measurements))
+    """Write the measurements and the card, hash every file, and write the manifest last.
+
+    The card says what is read again from the files, so that it can be compared with them later.
+    """
+    write_text(folder / METRICS, plain.dumps(measurements))
+    made = plain.convert(plain.builtins(made), Manifest)
+    stored = plain.convert(plain.builtins(measurements), tuple[Measurement, ...])
+    write_text(folder / CARD, card.render(made, stored))
     hashes = {
         path.relative_to(folder).as_posix(): sha256(path)
         for path in files_below(folder)
@@ -144,17 +149,25 @@ def copy(source: Path, bundle: Path) -> None:
         shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
-def _copy_model(stored: Stored, folder: Path) -> str:
-    """Copy the model's files; return the path of the model below the bundle."""
+def _copy_model(stored: Stored, folder: Path, folders: Folders) -> str:
+    """Copy the model's files, without what they say of this machine; return the path of the model in the bundle."""
     if stored.path.is_dir():
+        from whet.models.torch.adapter import ship
+
         shutil.copytree(stored.path, folder / "model")
+        ship(folder / "model")
         return "model"
     suffix = stored.path.suffix
     files = stored.files()
     for path in files:
         keep = path == stored.path and len(files) == 1
-        shutil.copy2(path, folder / (f"model{suffix}" if keep else path.name))
-    return f"model{suffix}" if len(files) == 1 else stored.path.name
+        shutil.copyfile(path, folder / (f"model{suffix}" if keep else path.name))
+    name = f"model{suffix}" if len(files) == 1 else stored.path.name
+    if stored.format is Format.ONNX:
+        from whet.models.onnx.traces import strip_file
+
+        strip_file(folder / name, folders.taken_out)
+    return name
 
 
 def _copy_preprocess(folder: Path, contents: Contents) -> None:
@@ -165,7 +178,7 @@ def _copy_preprocess(folder: Path, contents: Contents) -> None:
         shutil.copyfile(made.tokens.file, folder / _TOKENIZER)
         made = replace(made, tokens=replace(made.tokens, file=_TOKENIZER))
     write_text(folder / "preprocess.json", to_json(made, contents.postprocess))
-    for name in ("preprocess", "columns", "tokens", "raw"):
+    for name in ("preprocess", "columns", "tokens", "raw", "arrays"):
         shutil.copyfile(Path(preprocess.__file__).with_name(f"{name}.py"), folder / f"{name}.py")
 
 
@@ -173,15 +186,15 @@ def _built_from(contents: Contents) -> Source:
     """Return where the shipped module comes from: a student is not built by the original's source."""
     if contents.stored.format is not Format.TORCH:
         return contents.source
-    from whet.models.torch.adapter import student_source
+    from whet.models.torch.adapter import stored_student
 
-    edits = json.loads((contents.stored.path / "model.json").read_text())["edits"]
-    return student_source(edits) or contents.source
+    return stored_student(contents.stored.path) or contents.source
 
 
 def _copy_code(folder: Path, contents: Contents) -> None:
     """Copy what answers without whet, and say what it needs."""
-    shutil.copyfile(_STANDALONE / "predict.py", folder / "predict.py")
+    for name in ("predict.py", "inputs.py", "runtimes.py"):
+        shutil.copyfile(_STANDALONE / name, folder / name)
     libraries = ["numpy"]
     if _takes_pictures(contents.splits):
         libraries.append("pillow")
@@ -224,8 +237,8 @@ def _golden(
     """Record a few inputs, raw and ready, with the outputs they must give and the deviation tolerated.
 
     What is tolerated is four times what the same machine deviates by when samples go in one by one and graphs are
-    not optimized, and at least 1e-5 of the greatest output: another processor adds up in another order. Of a
-    quantized output it is a step at least, to which another sum may be rounded.
+    not optimized, between 1e-5 of the largest output and all of it: another processor adds up in another order.
+    Of a quantized output it is a step at least, to which another sum may be rounded.
     """
     splits = contents.splits
     count = min(signature.batch or _GOLDEN_SAMPLES, splits.size(Part.SELECT))
@@ -238,7 +251,7 @@ def _golden(
     for name, array in outputs.items():
         spread = max((float(np.abs(other[name] - array).max(initial=0.0)) for other in others), default=0.0)
         scale = float(np.abs(array).max(initial=0.0))
-        tolerance[name] = max(4 * spread, 1e-5 * scale, 1.001 * steps.get(name, 0.0), 1e-9)
+        tolerance[name] = max(min(4 * spread, scale), 1e-5 * scale, 1.001 * steps.get(name, 0.0), 1e-9)
     arrays: dict[str, Array] = {f"input.{name}": array for name, array in batch.items()}
     arrays |= {f"output.{name}": array for name, array in outputs.items()}
     rows = splits.rows(Part.SELECT, numbers)

@@ -16,6 +16,7 @@ from whet.cli.verb import Verb
 @opt.data
 @opt.data_options
 @opt.model_options
+@opt.trust_code
 @click.option("--batch-sizes", type=opt.Sizes(), default="1,7,32", show_default=True, help="Each is measured.")
 @opt.runtime
 @opt.machine_options

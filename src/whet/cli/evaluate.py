@@ -17,6 +17,7 @@ from whet.cli.verb import Verb
 @opt.data
 @opt.data_options
 @opt.model_options
+@opt.trust_code
 @opt.runtime
 @opt.machine_options
 @click.option("--robustness", is_flag=True, help="Also on corrupted inputs.")

@@ -146,9 +146,10 @@ def _run(arguments: list[str]) -> object:
 
 
 def _refuse(line: str, code: int) -> int:
-    """Print a line on standard error and return the exit code."""
+    """Print a line on standard error and return the exit code; control characters of a foreign text are escaped."""
+    shown = "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in line)
     try:
-        click.echo(line, err=True)
+        click.echo(shown, err=True)
     except OSError:  # nobody reads that either
         return code
     return code

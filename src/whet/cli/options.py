@@ -125,6 +125,10 @@ model_options = _many(
         "--trust-pickle", is_flag=True, help="Allow weights to be unpickled, which runs code from the file."
     ),
 )
+trust_code = click.option(
+    "--trust-code", is_flag=True,
+    help="Run the code that a PyTorch bundle brings (source.py), which can do all that you can; read it first.",
+)  # fmt: skip
 DATA = "A file (.npz .csv .parquet), a folder, hf:name, file.py:factory, or digits."
 data = click.option("--data", required=True, metavar="DATA", help=DATA)
 skip_unreadable = click.option(

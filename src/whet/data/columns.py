@@ -1,4 +1,4 @@
-"""Columns of a table, and the inputs made of them. NumPy alone: bundles carry this file."""
+"""Columns of a table, and the inputs made of them. NumPy alone: bundles carry this file and ``arrays.py``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .arrays import cast, short
 
 Array = NDArray[Any]
 
@@ -53,8 +55,8 @@ class Column:
             if word and word not in codes:
                 known = ", ".join(self.vocabulary[:5]) + (", ..." if len(codes) > 5 else "")
                 raise ValueError(
-                    f"column {self.name!r} has {word!r} in row {row + 1}, which is none of its {len(codes)} words "
-                    f"({known}); the model was given a code for those alone"
+                    f"column {self.name!r} has {short(word)!r} in row {row + 1}, which is none of its "
+                    f"{len(codes)} words ({known}); the model was given a code for those alone"
                 )
             if word:
                 found[row] = codes[word]
@@ -85,9 +87,9 @@ class TableInput:
         """
         for column in self.columns:
             if column.name not in rows:
-                raise ValueError(f"there is no column {column.name!r}; there are {', '.join(rows)}")
+                raise ValueError(f"there is no column {column.name!r}; there are {short(', '.join(rows), 200)}")
         values = np.stack([column(rows[column.name]) for column in self.columns], axis=1)
-        return (values[:, 0] if self.flat else values).astype(self.dtype)
+        return cast(values[:, 0] if self.flat else values, self.dtype, self.name)
 
 
 def numbers(cells: Array | Sequence[str | None], name: str) -> Array:
@@ -110,7 +112,7 @@ def numbers(cells: Array | Sequence[str | None], name: str) -> Array:
             found[row] = float(word)
         except ValueError as error:
             raise ValueError(
-                f"column {name!r} holds numbers, but row {row + 1} has {word!r}; mend it, or leave it empty"
+                f"column {name!r} holds numbers, but row {row + 1} has {short(word)!r}; mend it, or leave it empty"
             ) from error
     return found
 

@@ -7,10 +7,11 @@ resized, tokenizers where text is cut): training, measuring, serving and ``predi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from .tokens import Tokens, chosen_for
 
 Array = NDArray[Any]
 
+MAX_PIXELS = 89_478_485
+"""A picture is resized to no more pixels than Pillow opens one with: a narrow one can grow without bound."""
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4}
 
 
@@ -144,7 +147,13 @@ class Preprocess:
                 raise ValueError(f"color={self.color} converts pictures of bytes, these are {sample.dtype}")
             image = image.convert(self.color)
         if self.resize:
-            image = image.resize(self._size(*image.size), _FILTERS[self.interpolation])
+            wide, high = self._size(*image.size)
+            if min(wide, high) < 1 or wide * high > MAX_PIXELS:
+                raise ValueError(
+                    f"a {image.width}x{image.height} picture would be resized to {wide}x{high}, the limit is "
+                    f"{MAX_PIXELS:,} pixels; crop it first"
+                )
+            image = image.resize((wide, high), _FILTERS[self.interpolation])
         if self.crop:
             high, wide = (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
             left, top = round((image.width - wide) / 2), round((image.height - high) / 2)
@@ -232,13 +241,14 @@ class Postprocess:
 def probabilities(outputs: Array, *, softmax: bool) -> Array:
     """Return (N, classes) shares of one; a single column is the second of two classes."""
     values = outputs.reshape(len(outputs), -1).astype(np.float64)
-    if values.shape[1] == 1:
-        positive = np.exp(-np.logaddexp(0, -values)) if softmax else values
-        return np.concatenate([1 - positive, positive], axis=1)
-    if not softmax:
-        return values
-    values = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(values / values.sum(axis=1, keepdims=True))
+    with np.errstate(all="ignore"):  # NaN and infinity stay what they are, without a warning
+        if values.shape[1] == 1:
+            positive = np.exp(-np.logaddexp(0, -values)) if softmax else values
+            return np.concatenate([1 - positive, positive], axis=1)
+        if not softmax:
+            return values
+        values = np.exp(values - values.max(axis=1, keepdims=True))
+        return np.asarray(values / values.sum(axis=1, keepdims=True))
 
 
 def _open(sample: Array) -> Any:
@@ -260,18 +270,66 @@ def to_json(preprocess: Preprocess, postprocess: Postprocess) -> str:
 
 
 def from_json(text: str, folder: Path = Path()) -> tuple[Preprocess, Postprocess]:
-    """Read both from JSON; a tokenizer's file is looked for in ``folder``."""
-    content = json.loads(text)
-    values = _known(Preprocess, content["preprocess"])
-    if tokens := values.get("tokens"):
-        values["tokens"] = Tokens(**{**_known(Tokens, tokens), "file": str(folder / tokens["file"])})
-    values["table"] = tuple(
-        TableInput(
-            **{**_known(TableInput, one), "columns": tuple(Column(**_known(Column, c)) for c in one["columns"])}
+    """Read both from JSON; a tokenizer's file is looked for in ``folder``.
+
+    Raises:
+        ValueError: It is no JSON, or a value is missing or of a wrong type.
+    """
+    try:
+        content = json.loads(text)
+        values = _known(Preprocess, content["preprocess"])
+        if tokens := values.get("tokens"):
+            place = folder / Path(tokens["file"]).name  # no other folder's
+            values["tokens"] = _made(Tokens, {**tokens, "file": str(place)})
+        values["table"] = tuple(
+            _made(
+                TableInput, {**_known(TableInput, one), "columns": tuple(_made(Column, c) for c in one["columns"])}
+            )
+            for one in values.get("table", ())
         )
-        for one in values.get("table", ())
-    )
-    return Preprocess(**values), Postprocess(**_known(Postprocess, content["postprocess"]))
+        pre, post = _made(Preprocess, values), _made(Postprocess, content["postprocess"])
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"a setting is missing or wrong ({type(error).__name__}: {error})") from error
+    _check(pre)
+    return pre, post
+
+
+def _check(pre: Preprocess) -> None:
+    """Refuse settings of the right type that mean nothing."""
+    sizes = [size for value in (pre.resize, pre.crop) for size in (value if isinstance(value, tuple) else (value,))]
+    for name, ok in (
+        ("interpolation", pre.interpolation in _FILTERS),
+        ("layout", pre.layout in (None, "CHW", "HWC")),
+        ("color", pre.color in (None, "L", "RGB")),
+        ("resize or crop", all(size is None or 1 <= size <= MAX_PIXELS for size in sizes)),
+        ("window", pre.window >= 0),
+    ):
+        if not ok:
+            raise ValueError(f"the setting {name} has a value that is not known")
+
+
+def _made(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Make a dataclass of values out of JSON, each of the type that its field has."""
+    known, types = _known(kind, values), get_type_hints(kind)
+    for name, value in known.items():
+        if not _is(value, types[name]):
+            raise ValueError(f"the setting {name} of {kind.__name__} is {str(value)[:60]!r}, not {types[name]}")
+    return kind(**known)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Tell whether a value is of an annotated type: classes, unions, and tuples of such."""
+    parts = get_args(kind)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(kinds) == len(value) and all(map(_is, value, kinds))
+    if parts:
+        return any(_is(value, one) for one in parts)
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:

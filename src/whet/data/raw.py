@@ -1,7 +1,7 @@
 """Raw samples out of files: pictures, arrays, and tables of text.
 
-This file needs NumPy alone (and Pillow where pictures are read), so that a bundle can carry it: measuring and
-``predict.py`` read files by this one implementation.
+This file and ``arrays.py`` need NumPy alone (and Pillow where pictures are read), so that a bundle can carry them:
+measuring and ``predict.py`` read files by this one implementation.
 """
 
 from __future__ import annotations
@@ -10,28 +10,65 @@ import csv
 import itertools
 import struct
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import MAX_BYTES, read_npy, short
+
 TABLES = (".csv", ".tsv", ".txt")
 """Suffixes of files of text that hold a table."""
 
 _ORIENTATION = 0x0112  # the tag of EXIF: 1 is upright, 2 to 8 are rotated or mirrored
+# What Pillow's readers raise of damaged files, beside OSError and ValueError.
+_DAMAGED = (SyntaxError, EOFError, KeyError, IndexError, TypeError, OverflowError, AttributeError, struct.error)
 _GREY = ("1", "L", "LA", "La")  # modes of Pillow's without colour, of 8 bits at most
 
 
-def read_raw(path: Path) -> NDArray[Any]:
-    """Read one raw sample, or a stack of them: ``.npy``, or a picture as (H, W, C) bytes."""
-    if path.suffix == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
+def read_raw(path: Path, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
+    """Read one raw sample, or a stack of them: ``.npy``, or a picture as (H, W, C) bytes, as it is stored.
+
+    An EXIF orientation is not applied (see ``exif_rotated``).
+
+    Raises:
+        ValueError: It is damaged, or larger than ``max_bytes`` or than Pillow's limit on pixels.
+        OSError: It cannot be opened, is no picture, or is truncated.
+    """
+    if path.suffix.lower() == ".npy":
+        return read_npy(path, max_bytes)
+    with open_picture(path) as image:
+        return np.asarray(in_bytes(image))
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Any]:
+    """Open a picture with Pillow; what Pillow raises of a damaged one in the block is a ValueError or an OSError.
+
+    Raises:
+        ValueError: It is damaged, has more pixels than Pillow's limit, or would start another program (EPS).
+        OSError: It cannot be opened, is no picture, or is truncated.
+    """
     from PIL import Image
 
-    with Image.open(path) as image:
-        return np.asarray(in_bytes(image))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF, which has no say in the pixels
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                if image.format == "EPS":
+                    raise ValueError("it is PostScript, which a program of its own would draw; save it as PNG")
+                yield image
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ValueError(
+                f"it has more pixels than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,}; make it smaller"
+            ) from error
+        except _DAMAGED as error:
+            raise ValueError(f"it is a damaged picture ({error}); save it again") from error
 
 
 def in_bytes(image: Any) -> Any:
@@ -75,11 +112,10 @@ def exif_rotated(path: Path) -> bool:
     pipelines of torchvision and Keras. A viewer shows it upright.
 
     Raises:
+        ValueError: It is damaged, or has more pixels than Pillow's limit.
         OSError: It cannot be opened, or is no picture.
     """
-    from PIL import Image
-
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         return has_rotation(image)
 
 
@@ -94,8 +130,8 @@ def has_rotation(image: Any) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged EXIF, which has none
             return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-    except (OSError, ValueError, SyntaxError, struct.error, KeyError, IndexError, TypeError, OverflowError):
-        return False  # what Pillow raises of damaged EXIF; the pixels are none the worse
+    except (OSError, ValueError, *_DAMAGED):
+        return False  # the pixels are none the worse
 
 
 def read_table(path: Path, names: Sequence[str] = ()) -> tuple[dict[str, list[str]], bool]:
@@ -114,7 +150,7 @@ def read_table(path: Path, names: Sequence[str] = ()) -> tuple[dict[str, list[st
         Cells by column, all of one length, and whether the file has a header.
 
     Raises:
-        ValueError: It is empty, not UTF-8, or its rows differ in length.
+        ValueError: It is empty, not UTF-8, its rows differ in length, or two columns have one name.
         OSError: It cannot be opened.
     """
     try:
@@ -132,6 +168,9 @@ def read_table(path: Path, names: Sequence[str] = ()) -> tuple[dict[str, list[st
     except csv.Error as error:
         raise ValueError(f"it is no table ({error}); write one row a line") from error
     if header:
+        name, times = Counter(_stripped(first)).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"its header has {times} columns called {short(name)!r}; give each a name of its own")
         return dict(zip(_stripped(first), columns, strict=True)), True
     called = [f"column_{at}" for at in range(1, len(first) + 1)]
     if names and len(names) == len(first) and not set(names) <= set(called):

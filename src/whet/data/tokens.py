@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import short
 from .columns import words
 
 Array = NDArray[Any]
@@ -67,7 +68,7 @@ class Tokens:
         if len(names) < max(len(self.columns), 1):
             if len(rows) != 1 or len(self.columns) > 1:
                 wanted = " and ".join(self.columns) or "of text"
-                raise ValueError(f"there is no column {wanted}; there are {', '.join(rows)}")
+                raise ValueError(f"there is no column {wanted}; there are {short(', '.join(rows), 200)}")
             names = list(rows)
         sides = [words(rows[name]) for name in names]
         return sides[0] if len(sides) == 1 else list(zip(*sides, strict=True))

@@ -15,6 +15,8 @@ from whet.measure import statistics
 from whet.measure.measurement import Measurement
 from whet.measure.quality import Comparison
 
+SIZE_CLAIM = "bytes on disk"  # how the claim of a size ends
+
 
 class Answer(StrEnum):
     """What a claim comes to."""
@@ -46,6 +48,30 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """The numbers that an answer follows from.
+
+    Attributes:
+        low, high: Limits of the interval of what is claimed; None where it has no limit on that side.
+        limit: What it is compared with.
+        at_least: Whether it must be at least the limit (a speed-up); else at most (a drop, a size).
+    """
+
+    low: float | None
+    high: float | None
+    limit: float
+    at_least: bool = False
+
+    @property
+    def answer(self) -> Answer:
+        """PASS where the whole interval keeps the limit, FAIL where all of it is beyond, else INCONCLUSIVE."""
+        low, high = _limits(self.low, self.high)
+        if self.at_least:
+            return Answer.PASS if low >= self.limit else Answer.FAIL if high < self.limit else Answer.INCONCLUSIVE
+        return _answer(low, high, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """One claim, answered.
 
@@ -57,6 +83,7 @@ class Verdict:
             settled, or no number is known.
         counted: What these are: samples, blocks of rounds, or rounds.
         unsettled: Why no number is known, where one is asked for.
+        figures: The numbers that the answer follows from; None where a claim has none.
     """
 
     claim: str
@@ -65,6 +92,7 @@ class Verdict:
     needed_samples: int | None = None
     counted: str = "samples"
     unsettled: str = ""
+    figures: Figures | None = None
 
     @property
     def settled_by(self) -> str:
@@ -106,8 +134,8 @@ def quality(comparison: Comparison, budget: Budget) -> Verdict:
         f"samples: worse by {comparison.drop:.4f} ({interval.confidence:.1%} limits {low:.4f} to {high:.4f}, "
         f"{interval.method})"
     )
-    answer = _answer(low, high, limit)
-    needed = None
+    figures = Figures(interval.low, interval.high, limit)
+    answer, needed = figures.answer, None
     if answer is Answer.INCONCLUSIVE:
         if comparison.lost is not None and comparison.won is not None:
             needed = statistics.samples_to_settle(
@@ -115,7 +143,7 @@ def quality(comparison: Comparison, budget: Budget) -> Verdict:
             )
         else:
             needed = _shrink(comparison.drop, low, high, limit, comparison.samples)
-    return _told(Verdict(claim, answer, evidence, needed), low, high)
+    return _told(Verdict(claim, answer, evidence, needed, figures=figures), low, high)
 
 
 def classes(comparison: Comparison, budget: Budget) -> Verdict | None:
@@ -125,8 +153,9 @@ def classes(comparison: Comparison, budget: Budget) -> Verdict | None:
     limit = budget.max_class_drop
     worst = max(comparison.classes, key=lambda change: change.interval.high or 0.0)
     failed = [change for change in comparison.classes if (change.interval.low or 0.0) > limit]
-    answer = Answer.FAIL if failed else _answer(*_limits(worst.interval.low, worst.interval.high), limit)
     shown = failed[0] if failed else worst
+    figures = Figures(shown.interval.low, shown.interval.high, limit)
+    answer = figures.answer
     evidence = (
         f"class {shown.label}: sensitivity {shown.before:.4g} before, {shown.after:.4g} after on {shown.samples} "
         f"samples, worse by at most {shown.interval.high:.4f} "
@@ -146,7 +175,8 @@ def classes(comparison: Comparison, budget: Budget) -> Verdict | None:
             if count
         ]
         needed = max(known) if known and len(known) == len(per_class) else None
-    found = Verdict(f"no class's sensitivity falls by more than {limit:g}", answer, evidence, needed)
+    claim = f"no class's sensitivity falls by more than {limit:g}"
+    found = Verdict(claim, answer, evidence, needed, figures=figures)
     return _told(found, *_limits(worst.interval.low, worst.interval.high))
 
 
@@ -156,7 +186,8 @@ def speed(ratio: Measurement, budget: Budget) -> Verdict:
     assert interval is not None
     assert ratio.value is not None
     low, high = _limits(interval.low, interval.high)
-    answer = Answer.PASS if low >= limit else Answer.FAIL if high < limit else Answer.INCONCLUSIVE
+    figures = Figures(interval.low, interval.high, limit, at_least=True)
+    answer = figures.answer
     claim = f"at least {limit:g}x as fast as the model as given, batch {ratio.conditions.get('batch_size')}"
     blocks = ratio.conditions.get("blocks", 1)
     count, counted, told = ratio.samples, "rounds", f"{ratio.samples} paired rounds of one opening"
@@ -166,7 +197,7 @@ def speed(ratio: Measurement, budget: Budget) -> Verdict:
     needed = None
     if answer is Answer.INCONCLUSIVE and math.isfinite(high):  # else nothing is known, and low is 0 for want of it
         needed = _shrink(ratio.value, low, high, limit, count)
-    return _told(Verdict(claim, answer, evidence, needed, counted), low, high)
+    return _told(Verdict(claim, answer, evidence, needed, counted, figures=figures), low, high)
 
 
 def size(size_bytes: int, original_bytes: int, float_bytes: int, budget: Budget) -> Verdict:
@@ -181,8 +212,8 @@ def size(size_bytes: int, original_bytes: int, float_bytes: int, budget: Budget)
     limit = budget.max_bytes if budget.max_bytes is not None else float_bytes
     ratio = original_bytes / size_bytes if size_bytes else math.inf
     evidence = f"{size_bytes:,} bytes on disk, {ratio:.2f}x smaller than the original's weights in float32"
-    answer = Answer.PASS if size_bytes <= limit else Answer.FAIL
-    return Verdict(f"at most {limit:,} bytes on disk", answer, evidence)
+    figures = Figures(size_bytes, size_bytes, limit)
+    return Verdict(f"at most {limit:,} {SIZE_CLAIM}", figures.answer, evidence, figures=figures)
 
 
 def _told(verdict: Verdict, low: float, high: float) -> Verdict:

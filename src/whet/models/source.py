@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.machinery
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from whet import userfile
+from whet import bounds, pickling, userfile
 from whet.errors import ModelError, in_one_line
 from whet.models.identity import identity
 from whet.models.recognise import check_file
@@ -35,6 +35,7 @@ _SUFFIXES = {
     ".keras": Format.KERAS,
     ".h5": Format.KERAS,
 }
+PROGRAM, DESCRIPTION, CONFIG = "program.pt2", "keras.json", "config.json"  # beside a stored torch model
 SAVED_MODEL = "saved_model.pb"  # in the folder of a SavedModel
 _LATER = {".xml", ".engine"}
 _KERAS = {"keras", "tensorflow", "tf_keras"}
@@ -43,7 +44,7 @@ _WEIGHTS = {".pt", ".pth", ".th", ".bin", ".ckpt", ".safetensors"}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A user's model, named. Plain data, but for ``memory``, which travels and is never stored.
+    """A user's model, named. Plain data: what is read from a disk names files, and never carries an object.
 
     Attributes:
         origin: How the structure is had.
@@ -54,8 +55,7 @@ class Source:
         weights: A file of weights, or empty.
         trust_pickle: Whether the user allowed weights to be unpickled.
         inputs: As given by ``--input``; empty if the data tells.
-        memory: The cloudpickled object.
-        identity: A hash of that object, the same in every process; its pickle is not.
+        identity: A hash of an object in memory, the same in every process; its pickle is not.
         revision: Of a model that was fetched from the hub.
     """
 
@@ -66,7 +66,6 @@ class Source:
     weights: str = ""
     trust_pickle: bool = False
     inputs: tuple[TensorSpec, ...] = ()
-    memory: bytes = b""
     identity: str = ""
     revision: str = ""
 
@@ -76,15 +75,19 @@ class Source:
         return Path(self.factory).name or Path(self.path).stem
 
     def plain(self) -> Source:
-        """Return what may be stored: everything but the object in memory."""
-        return replace(self, memory=b"")
+        """Return what may be stored: the fields of a Source, and no object in memory."""
+        return Source(**{field.name: getattr(self, field.name) for field in fields(Source)})
+
+    def without_folders(self) -> Source:
+        """Return what may be shipped: names of files without the folders they are in on this machine."""
+        return replace(self.plain(), path=Path(self.path).name, weights=Path(self.weights).name)
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides what the model is."""
         digest = hashlib.sha256(repr((self.origin, self.format, self.factory, self.inputs)).encode())
         for path in self._files():
             digest.update(sha256(path).encode() if path else b"-")
-        digest.update((self.identity or hashlib.sha256(self.memory).hexdigest()).encode())
+        digest.update((self.identity or hashlib.sha256(b"").hexdigest()).encode())
         return digest.hexdigest()[:24]
 
     def _files(self) -> list[Path | None]:
@@ -99,6 +102,57 @@ class Source:
             return [*userfile.files(Path(self.path)), weights]
         path = Path(self.path) if self.path else None
         return [*(files_below(path) if path is not None and path.is_dir() else [path]), weights]
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySource(Source):
+    """An object that this program holds. It travels to child processes through a private pipe.
+
+    Only ``source_of`` makes one: plain data that was read from a disk becomes a Source, which has no bytes.
+
+    Attributes:
+        memory: The object: cloudpickled, or as the content of a ``.keras`` file.
+    """
+
+    memory: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class BundleSource(MemorySource):
+    """What the torch module of a bundle is built from; whatever else its stored model names is not followed.
+
+    Attributes:
+        is_users: Whether the user has given it, in place of what the bundle brings.
+    """
+
+    is_users: bool = False
+
+    @property
+    def is_foreign_code(self) -> bool:
+        """Whether building the module runs code that is in the bundle."""
+        return self.origin is Origin.FACTORY and not self.is_users
+
+    @staticmethod
+    def of_user(source: Source) -> BundleSource:
+        """Return a source that the user has given for the module of a bundle."""
+        own = {field.name: getattr(source, field.name) for field in fields(source)}
+        return BundleSource(**{**own, "is_users": True})
+
+
+def bundle_source(folder: Path, code: Path, factory: str) -> BundleSource | None:
+    """Return what a bundle brings to build its torch module from; None where the class was in a program's memory.
+
+    Args:
+        folder: The stored model in the bundle.
+        code: The file of a factory, if the bundle has one.
+        factory: The function's name.
+    """
+    for name, origin in ((PROGRAM, Origin.FILE), (DESCRIPTION, Origin.KERAS)):
+        if (folder / name).is_file():
+            return BundleSource(origin, Format.TORCH, str(folder / name), factory)
+    if (folder / CONFIG).is_file():
+        return BundleSource(Origin.HUB, Format.TORCH, str(folder), factory)
+    return BundleSource(Origin.FACTORY, Format.TORCH, str(code), factory) if code.is_file() else None
 
 
 def source_of(
@@ -119,8 +173,7 @@ def source_of(
     """
     if not isinstance(model, str | Path):
         return _in_memory(model, inputs)
-    if not str(model).strip():
-        raise ModelError("the name of the model is empty; give a file, a folder, file.py:function or hf:owner/name")
+    bounds.check_path(model, "the model")
     weights_file = _existing(Path(weights), "weights") if weights else None
     hub_name = _hub_name(model)
     if hub_name:
@@ -131,6 +184,8 @@ def source_of(
         return hub.source(hub_name, inputs)
     parts = userfile.split(str(model))
     if parts is not None:
+        if parts[0].exists():
+            userfile.check(parts[0], ModelError)
         path, name = _existing(parts[0], "model"), parts[1]
         return Source(
             Origin.FACTORY,
@@ -222,7 +277,7 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
 
         content = archive.to_bytes(model)
         told = archive.identity(content)
-        return Source(
+        return MemorySource(
             Origin.MEMORY, Format.KERAS, factory=model.name, inputs=tuple(inputs), memory=content, identity=told
         )
     if not any(base.__module__.startswith("torch.nn.") and base.__name__ == "Module" for base in kind.__mro__):
@@ -235,7 +290,7 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
-        memory, told = bytes(cloudpickle.dumps(model)), identity(model)
+        memory, told = pickling.dumps(model), identity(model)
     except Exception as error:
         raise ModelError(
             f"the {kind.__name__} cannot be sent to a child process "
@@ -245,7 +300,7 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
     finally:
         for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)
-    return Source(
+    return MemorySource(
         Origin.MEMORY, Format.TORCH, factory=kind.__name__, inputs=tuple(inputs), memory=memory, identity=told
     )
 

@@ -129,7 +129,7 @@ def _finished(problem: Problem, on_event: OnEvent) -> Outcome | None:
     try:
         found = outcomes.load(problem.folder)
     except RunFolderError as error:
-        kept.report_damage(problem.folder / outcomes.FILE, str(error), on_event)
+        kept.report_damage(problem.folder / outcomes.FILE, str(error.__cause__), on_event)
         return None
     failures = [result.failure for result in found.results if result.failure is not None]
     return None if any(map(trial.was_ended_from_outside, failures)) else found

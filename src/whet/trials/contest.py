@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whet import isolate, markup
+from whet.bundle.manifest import Manifest
 from whet.bundle.verify import deployment_of, opened
 from whet.data import modes
 from whet.data.data import Part, Splits
@@ -30,7 +31,7 @@ from whet.progress import Event, OnEvent
 from whet.runtimes.base import Deployment, open_session, predict, usual
 from whet.temporary import temporary_folder
 from whet.trials.closer import running, unknown
-from whet.trials.fit import as_given, crashes_explained, open_data, open_model
+from whet.trials.fit import as_given, open_data, open_model
 from whet.trials.opened import Contestant, one, raced, truth
 from whet.trials.spoil import Asked, spoil
 from whet.trials.trial import default_limits
@@ -51,11 +52,23 @@ class Entrant:
         name: For tables; no two alike.
         source: Of a model as given.
         bundle: The folder of a bundle.
+        trust_code: Whether the code that a bundle brings may be run.
     """
 
     name: str
     source: Source | None = None
     bundle: Path | None = None
+    trust_code: bool = False
+
+    def opened(self) -> tuple[Manifest, Stored]:
+        """Return the manifest and the model of the bundle.
+
+        Raises:
+            BundleError: It is not as it was sealed.
+            ModelError: It brings code that is not trusted.
+        """
+        assert self.bundle is not None
+        return opened(self.bundle, trust_code=self.trust_code)
 
 
 @dataclass(frozen=True)
@@ -149,10 +162,9 @@ def hold(contest: Contest, on_event: OnEvent) -> Standings:
     limits = default_limits()
     with temporary_folder("models-") as folder:
         deployment = contest.deployment
-        with crashes_explained([entrant.source for entrant in contest.entrants if entrant.source is not None]):
-            standings, contestants = isolate.call(
-                _measure, contest, folder, limits=limits, threads=deployment.threads, on_event=on_event
-            )
+        standings, contestants = isolate.call(
+            _measure, contest, folder, limits=limits, threads=deployment.threads, on_event=on_event
+        )
         if not contest.speed:
             return Standings(standings)
         weighed = []
@@ -182,8 +194,7 @@ def profile_entrant(
     if entrant.source is not None:
         model = _model(entrant.source, splits, max(count, 2))
     else:
-        assert entrant.bundle is not None
-        made, stored = opened(entrant.bundle)
+        made, stored = entrant.opened()
         payload = adapter_for(made.format).load(stored.path, stored.source)
         model = Model(made.format, payload, made.signature, source=stored.source)
     if model.signature is None:
@@ -256,7 +267,7 @@ def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Pat
     """Open an entrant as something to run; a torch module is stored first, as every runtime opens files."""
     deployment = contest.deployment
     if entrant.bundle is not None:
-        made, stored = opened(entrant.bundle)
+        made, stored = entrant.opened()
         own = replace(deployment_of(made), threads=deployment.threads, batch_sizes=deployment.batch_sizes)
         return Contestant(stored, made.signature, own)
     source = entrant.source
@@ -335,8 +346,7 @@ def _splits(data: DataSource | None, entrant: Entrant) -> Splits | None:
         return None
     if entrant.source is not None:
         return open_data(data, entrant.source)
-    assert entrant.bundle is not None
-    return data.open().fitted(opened(entrant.bundle)[0].signature.inputs)
+    return data.open().fitted(entrant.opened()[0].signature.inputs)
 
 
 def _sizes(runs: Contestant) -> list[Measurement]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +18,7 @@ from whet.models.adapter import adapter_for
 from whet.models.model import Model
 from whet.models.source import Source
 from whet.models.takes import embedded, takes
-from whet.models.torch import hub
+from whet.models.torch import hub, hub_files
 from whet.progress import OnEvent
 from whet.storage import sha256, write_text
 from whet.types import TensorSpec
@@ -83,9 +82,9 @@ def with_tokens(data: DataSource, source: Source) -> DataSource:
     path = hub.tokenizer_file(source)
     if path is None:
         return data
-    config = json.loads((path.parent / hub.CONFIG).read_text(encoding="utf-8"))
+    config = hub_files.read_config(path.parent)
     settings = path.parent / "tokenizer_config.json"
-    told = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    told = hub_files.read_object(settings) if settings.is_file() else {}
     lengths = (told.get("model_max_length"), config.get("max_position_embeddings"))
     most = min([Tokens.max_length, *(int(length) for length in lengths if isinstance(length, int | float))])
     return replace(data, tokens=Tokens(str(path), most, digest=sha256(path)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whet.bundle import manifest
-from whet.bundle.verify import deployment_of
+from whet.bundle.verify import deployment_of, stored_in_run
 from whet.data.data import Part, Splits
 from whet.data.tasks import Task, class_numbers, resolve_task
 from whet.errors import PassError, WhetError
@@ -110,7 +110,7 @@ class Opened:
     def shipped(self, bundle: Path) -> Contestant:
         """Return what lies in a bundle, to be run as it was deployed, at the batch sizes asked for."""
         made = manifest.read(bundle)
-        stored = Stored(made.format, bundle / made.file, self.problem.source)
+        stored = stored_in_run(bundle, made, self.problem.source)
         deployment = replace(deployment_of(made), batch_sizes=self.problem.deployment.batch_sizes)
         return Contestant(stored, made.signature, deployment)
 

@@ -15,13 +15,12 @@ import psutil
 
 from whet import isolate, plain
 from whet.bundle import manifest
-from whet.bundle.verify import deployment_of
+from whet.bundle.verify import deployment_of, stored_in_run
 from whet.bundle.write import amend
 from whet.errors import RunFolderError, StorageError, WhetError
 from whet.isolate import Limits
 from whet.measure import memory
 from whet.measure.measurement import Measurement
-from whet.models.model import Stored
 from whet.progress import Event, OnEvent
 from whet.recipe.cache import Cache, Entry
 from whet.recipe.presets import export
@@ -226,7 +225,7 @@ def footprint(problem: Problem, bundle: Path, limits: Limits) -> tuple[Measureme
     """Return load time and memory of a bundle's model, in a process of its own."""
     made = manifest.read(bundle)
     deployment = replace(deployment_of(made), batch_sizes=problem.deployment.batch_sizes)
-    stored = Stored(made.format, bundle / made.file, problem.source)
+    stored = stored_in_run(bundle, made, problem.source)
     log = make_folder(problem.folder / "logs") / "memory.log"
     found = memory.measure(stored, made.signature, deployment, limits, log)
     where = {"batch_size": found.batch_size}

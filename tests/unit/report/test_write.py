@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from whet import plain
+from whet.cli.console import exit_code
 from whet.errors import RunFolderError
 from whet.report import figures, write
 from whet.search import outcome as outcomes
@@ -91,3 +92,21 @@ def test_a_report_needs_no_framework(make, tmp_path):
     assert found.stdout == "[]\n"
     assert len(list((tmp_path / "metrics").glob("*.png"))) == 7
     assert len(list((tmp_path / "figures").glob("*.png"))) == 3
+
+
+def test_a_run_in_which_no_candidate_has_a_result_has_an_exit_code_of_its_own(make):
+    outcome = make(kind="run", failed=1)
+    base, failed = outcome.results[0], outcome.results[-1]
+    assert base.failure is None
+    assert failed.failure is not None
+    assert exit_code(replace(outcome, results=(base, failed))) == 70
+    assert exit_code(outcome) == 1, "others have results, and a recipe that failed is a verdict FAIL"
+    assert exit_code(replace(outcome, results=(base,))) == 1, "none was tried"
+
+
+def test_results_that_pass_every_check_of_types_and_cannot_be_shown_are_one_line(make, tmp_path, monkeypatch):
+    (tmp_path / outcomes.FILE).write_text(plain.dumps(make()))
+    monkeypatch.setattr(write.markdown, "report", lambda *_: {}["absent"])
+    monkeypatch.setattr(write.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RunFolderError, match=r"results\.json has values .* \(KeyError: 'absent'\)"):
+        write.write(tmp_path)

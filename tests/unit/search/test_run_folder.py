@@ -7,7 +7,9 @@ import sys
 import pytest
 
 from whet.errors import RunFolderError, StorageError
+from whet.search.run_folder import forget
 from whet.search.run_folder import lock_run_folder as locked
+from whet.storage import mark
 
 COMMAND = {"model": "net.onnx", "batch_sizes": (1, 32), "budget": {"max_drop": 0.01}, "within": None}
 
@@ -110,3 +112,16 @@ def test_the_folder_is_free_again_after_a_failure(tmp_path):
         raise ZeroDivisionError
     with locked(tmp_path, COMMAND) as folder:
         assert folder == tmp_path
+
+
+def test_nothing_is_forgotten_in_a_folder_without_a_marker_or_with_results(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "logs").mkdir()
+    assert not forget(tmp_path)
+    mark(tmp_path, "run")
+    (tmp_path / "original.json").write_text("{}")
+    assert not forget(tmp_path)
+    (tmp_path / "original.json").unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    assert forget(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", ".whet", ".lock"}

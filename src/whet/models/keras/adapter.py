@@ -18,7 +18,7 @@ from whet.errors import ModelError, SignatureError, in_one_line
 from whet.models.keras import archive, counting, describe, saved, served
 from whet.models.model import Model
 from whet.models.signature import refine
-from whet.models.source import Origin, Source
+from whet.models.source import MemorySource, Origin, Source
 from whet.storage import storage_errors
 from whet.types import Format, Layer, Signature, TensorSpec
 
@@ -125,7 +125,7 @@ def _built(source: Source) -> keras.Model:
     if source.origin is Origin.FACTORY:
         model = userfile.call(Path(source.path), source.factory, ModelError)
         name = f"{Path(source.path).name}:{source.factory}"
-    elif source.origin is Origin.MEMORY:
+    elif isinstance(source, MemorySource):
         model, name = archive.from_bytes(source.memory), source.factory
     else:
         path = Path(source.path)

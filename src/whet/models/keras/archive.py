@@ -18,10 +18,10 @@ import keras
 import numpy as np
 
 from whet.errors import ModelError, in_one_line
+from whet.models.keras import limits
 from whet.models.keras.keras2 import as_now
 
 _STRUCTURE, _WEIGHTS = "config.json", "model.weights.h5"  # in a .keras file
-_MOST_BYTES, _MOST_TIMES = 2**28, 100  # what a .keras file may unpack to: so much, or so many times its size
 _CODE = {"Lambda", "__lambda__"}  # classes that hold marshalled Python
 _OURS = {"keras", "builtins"}  # modules of Keras itself
 _SUFFIXES = (".keras", ".h5")
@@ -126,30 +126,29 @@ def _zip_structure(path: Path) -> Any:
     """Return the structure that a ``.keras`` file holds, sizes looked at before anything is unpacked."""
     try:
         with zipfile.ZipFile(path) as file:
-            unpacked = sum(item.file_size for item in file.infolist())
-            if unpacked > max(_MOST_BYTES, _MOST_TIMES * path.stat().st_size):
-                raise ModelError(
-                    f"{path} would unpack to {unpacked:,} bytes, more than {_MOST_TIMES} times its size, which no "
-                    f"model does; do not open it"
-                )
-            return json.loads(file.read(_STRUCTURE))
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+            limits.check_archive(path, file)
+            structure = file.read(_STRUCTURE)
+            with file.open(_WEIGHTS) as stored, h5py.File(stored, "r") as weights:
+                limits.check_arrays(path, weights)
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, RuntimeError) as error:
         raise ModelError(f"{path} is no .keras file, or truncated ({in_one_line(error)}); copy it again") from error
+    return limits.parse_structure(path, structure)
 
 
 def _h5_structure(path: Path) -> Any:
     """Return the structure that a file of HDF5 holds."""
     try:
         with h5py.File(path, "r") as file:
+            limits.check_arrays(path, file)
             found = file.attrs.get("model_config")
             names = list(file)[:5]
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise ModelError(f"{path} is no HDF5 file, or truncated ({in_one_line(error)}); copy it again") from error
     if found is None:
         raise ModelError(
             f"{path} holds weights ({', '.join(map(str, names))}), not a model; save it whole: model.save()"
         )
-    return json.loads(found)
+    return limits.parse_structure(path, found)
 
 
 def parts(structure: Any) -> Iterator[Mapping[str, Any]]:

@@ -14,12 +14,11 @@ from whet import plain
 from whet.errors import PassError
 from whet.models.keras import describe
 from whet.models.model import Model
-from whet.models.source import Origin, Source
+from whet.models.source import DESCRIPTION, Origin, Source
 from whet.models.torch import edits
 from whet.models.torch.adapter import TorchPayload
 from whet.models.torch.keras import weights as torch_weights
 from whet.models.torch.keras.module import NotTranslated, module
-from whet.models.torch.origin import DESCRIPTION
 from whet.storage import write_text
 from whet.types import Format
 

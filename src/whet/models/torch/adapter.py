@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from whet import plain
 from whet.errors import ModelError, SignatureError, in_one_line
 from whet.models.model import Model
-from whet.models.source import Source
+from whet.models.source import BundleSource, Source
 from whet.models.torch import counting, edits, origin
 from whet.storage import storage_errors, write_text
 from whet.types import Format, Layer, Signature, TensorSpec
@@ -36,6 +35,14 @@ class TorchPayload:
 
     module: nn.Module
     edits: tuple[edits.Edit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What ``model.json`` holds: where the module comes from, and what was done to it since."""
+
+    origin: Source | None
+    edits: list[edits.Edit]
 
 
 class TorchAdapter:
@@ -75,15 +82,26 @@ class TorchAdapter:
         return folder
 
     def load(self, path: Path, source: Source | None) -> TorchPayload:
-        """Replay the edits on a fresh module and fill it."""
-        structure = json.loads((path / _STRUCTURE).read_text())
+        """Replay the edits on a fresh module and fill it.
+
+        Args:
+            path: The folder of the stored model.
+            source: Where the original comes from; a student that has replaced it is built as the edits say. They
+                may be a stranger's, though, where the source is a BundleSource: then it alone is followed.
+
+        Raises:
+            ModelError: The structure cannot be read, or does not say where the class comes from.
+        """
+        structure = read_structure(path)
         if source is None:
-            if structure["origin"] is None:
-                raise ModelError(f"{path} does not say where its class comes from; give the model's source")
-            source = plain.convert(structure["origin"], Source)
-        if Path(source.path).parent != path.parent:  # of a bundle, which has its own copy of the student's file
-            source = student_source(structure["edits"]) or source
-        source, given = origin.kept(source, path), structure["edits"]
+            name = structure.origin.factory if structure.origin is not None else "unknown"
+            raise ModelError(
+                f"{path} does not bring its class: the class ({name}) lived in the memory of another program, or "
+                f"in a file elsewhere; give the model's source"
+            )
+        if not isinstance(source, BundleSource):
+            source = student_source(structure.edits) or source
+        source, given = origin.kept(source, path), structure.edits
         if edits.student_origin(given) is not None:  # what it is built from lies here now, to be stored again from
             given = [edits.student_edit(plain.builtins(source.plain())), *given[1:]]
         module = edits.replay(origin.build(source), given)
@@ -137,6 +155,34 @@ class TorchAdapter:
             for name, value in weights.items():
                 parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
         return model
+
+
+def read_structure(path: Path) -> Structure:
+    """Read what a stored model says of itself; follow its origin only where you wrote the folder yourself.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        return plain.read_json(path / _STRUCTURE, Structure)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path / _STRUCTURE} cannot be read ({error}); restore it, or make it anew") from error
+
+
+def ship(folder: Path) -> None:
+    """Take the folders of this machine out of a stored model that is about to travel in a bundle."""
+    structure = read_structure(folder)
+    student = student_source(structure.edits)
+    shipped = [dict(edit) for edit in structure.edits]
+    if student is not None:
+        shipped[0] = dict(edits.student_edit(plain.builtins(student.without_folders())))
+    origin = None if structure.origin is None else plain.builtins(structure.origin.without_folders())
+    write_text(folder / _STRUCTURE, plain.dumps({"origin": origin, "edits": shipped}))
+
+
+def stored_student(path: Path) -> Source | None:
+    """Return where a stored model of this program's own cache comes from if a student has replaced the original."""
+    return student_source(read_structure(path).edits)
 
 
 def student_source(given: Sequence[edits.Edit]) -> Source | None:

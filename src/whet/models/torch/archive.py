@@ -58,6 +58,17 @@ def clean(path: Path) -> bytes:
         ModelError: It is no such archive, truncated, of an older form, or unpacks to more than it should.
     """
     records = _records(path)
+    try:
+        return _cleaned(path, records)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise ModelError(
+            f"{path} is damaged: its records are not of the form that torch.export.save gives them "
+            f"({type(error).__name__}: {in_one_line(error)}); save it again"
+        ) from error
+
+
+def _cleaned(path: Path, records: dict[str, bytes]) -> bytes:
+    """Check the records of a file, and write those that are recognised into a new archive."""
     for directory, config in _CONFIGS.items():
         _check_payloads(path, records, directory, _json(path, records, config))
     _check_sample(path, records.get(_SAMPLE, b""))
@@ -227,7 +238,7 @@ def _plain_tree(text: Any) -> bool:
 def _json(path: Path, records: Mapping[str, bytes], name: str) -> Any:
     try:
         return json.loads(records[name])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{name} in {path} is not JSON ({in_one_line(error)}); the file is damaged") from error
 
 

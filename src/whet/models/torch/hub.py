@@ -6,7 +6,6 @@ No code that comes with a model is ever run: ``trust_remote_code`` is False thro
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -16,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from whet.errors import MissingDependency, ModelError, WeightsMismatch, in_one_line
 from whet.models.source import Origin, Source
+from whet.models.torch import hub_files
 from whet.types import Format, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
 PREFIX = "hf:"
-CONFIG = "config.json"
+CONFIG = hub_files.CONFIG
 _SAFE, _PICKLED = ("model*.safetensors", "model.safetensors.index.json"), ("pytorch_model*.bin*",)
 _BESIDE = (
     "config.json",
@@ -106,11 +106,16 @@ def build_trained(source: Source) -> nn.Module:
     folder = Path(source.path)
     files = weight_files(folder)
     safe = any(path.suffix == ".safetensors" for path in files)
+    own = hub_files.read_config(folder)
+    hub_files.check_index(folder)
+    files = [path for path in files if path.suffix in (".bin", ".safetensors")]
     for path in files:
-        if path.suffix in (".bin", ".safetensors"):
-            checkpoint.read(path)  # what is unsafe or truncated is told in our words
+        checkpoint.read(path)  # what is unsafe or truncated is told in our words
+    arrays, numbers = hub_files.count(files)
+    hub_files.check_layers(folder, own, arrays)
     with _quiet():
         config, kind = _class(folder)
+        hub_files.check_parameters(folder, _parameters(config, kind), numbers)
         try:
             loader: Any = kind
             module, found = loader.from_pretrained(
@@ -163,9 +168,9 @@ def _text(folder: Path, module: nn.Module, config: Any) -> tuple[TensorSpec, ...
 def _told(folder: Path, config: Any) -> list[str]:
     """Return the names of inputs in the model's order, as the tokenizer's settings list them."""
     path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    settings = hub_files.read_object(path) if path.is_file() else {}
     given = settings.get("model_input_names")
-    if given is None:
+    if not isinstance(given, list):
         given = _TEXT if getattr(config, "type_vocab_size", 0) > 1 else _TEXT[:2]
     return [name for name in _TEXT if name in given]
 
@@ -190,19 +195,34 @@ def _class(folder: Path) -> tuple[Any, Any]:
         raise MissingDependency.of("transformers", "hf") from error
     path = folder / CONFIG
     try:
-        own = json.loads(path.read_text(encoding="utf-8"))
+        own = hub_files.read_config(folder)
         config = transformers.AutoConfig.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
+    except ModelError:
+        raise
     except Exception as error:
         own_code = "auto_map" in path.read_text(encoding="utf-8", errors="replace")
         cure = (
             "it needs code of its own, which is never run; give file.py:function" if own_code else "check the file"
         )
         raise ModelError(f"{path} cannot be read by transformers ({in_one_line(error)}); {cure}") from error
-    named = getattr(transformers, str((own.get("architectures") or [""])[0]), None)
+    names = own.get("architectures")
+    named = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
     known = isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)
     return config, named if known else transformers.AutoModel
+
+
+def _parameters(config: Any, kind: Any) -> int:
+    """Return the number of parameters that a config makes, without room for them; 0 where only building tells."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            module = kind(config) if isinstance(kind, type) else kind.from_config(config, trust_remote_code=False)
+    except Exception:  # noqa: BLE001 - what is wrong with it is told where it is built
+        return 0
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _settled(module: Any) -> nn.Module:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from whet import userfile
+from whet import plain, userfile
 from whet.errors import ModelError
-from whet.models.source import Origin, Source
+from whet.models.source import DESCRIPTION, PROGRAM, BundleSource, MemorySource, Origin, Source
 from whet.models.torch import checkpoint, hub, program
 from whet.models.torch.keras.module import module as keras_module
 from whet.types import TensorSpec
-
-_PROGRAM = "program.pt2"
-DESCRIPTION = "keras.json"
 
 
 def build(source: Source) -> nn.Module:
@@ -35,7 +33,9 @@ def build(source: Source) -> nn.Module:
     if source.origin is Origin.FILE:
         return program.build(Path(source.path)).eval()
     if source.origin is Origin.KERAS:
-        return keras_module(json.loads(Path(source.path).read_text()))
+        return keras_module(_description(Path(source.path)))
+    if isinstance(source, BundleSource) and source.is_foreign_code:
+        _prepare_import(Path(source.path))
     module = userfile.call(Path(source.path), source.factory, ModelError)
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -61,14 +61,14 @@ def keep(source: Source, folder: Path) -> None:
     if source.origin is Origin.HUB:
         shutil.copyfile(Path(source.path) / hub.CONFIG, folder / hub.CONFIG)
     elif source.origin is Origin.FILE:
-        program.keep(Path(source.path), folder / _PROGRAM)
+        program.keep(Path(source.path), folder / PROGRAM)
     elif source.origin is Origin.KERAS:
         shutil.copyfile(source.path, folder / DESCRIPTION)
 
 
 def kept(source: Source, folder: Path) -> Source:
     """Return the source with its path led to what was kept beside a stored model, if anything was."""
-    for name in (_PROGRAM, DESCRIPTION):
+    for name in (PROGRAM, DESCRIPTION):
         if (folder / name).is_file():
             return replace(source, path=str(folder / name))
     return replace(source, path=str(folder)) if (folder / hub.CONFIG).is_file() else source
@@ -76,7 +76,7 @@ def kept(source: Source, folder: Path) -> Source:
 
 def kept_files(folder: Path) -> list[Path]:
     """Return what ``keep`` wrote."""
-    return [path for path in (folder / hub.CONFIG, folder / _PROGRAM, folder / DESCRIPTION) if path.is_file()]
+    return [path for path in (folder / hub.CONFIG, folder / PROGRAM, folder / DESCRIPTION) if path.is_file()]
 
 
 def inputs(source: Source, module: nn.Module) -> tuple[TensorSpec, ...]:
@@ -87,11 +87,26 @@ def inputs(source: Source, module: nn.Module) -> tuple[TensorSpec, ...]:
 
 
 def _from_memory(source: Source) -> nn.Module:
-    if not source.memory:
+    if not isinstance(source, MemorySource) or not source.memory:
         raise ModelError(
             f"this model's class ({source.factory}) lived in the memory of another program; "
             f"run that program again, or give file.py:function"
         )
-    module = pickle.loads(source.memory)  # noqa: S301 - our own process pickled it, and it never lay on disk
+    module = pickle.loads(source.memory)  # noqa: S301 - this program's own object: no other source carries bytes
     assert isinstance(module, nn.Module)
     return copy.deepcopy(module)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        return plain.read_json(path, dict)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path.name} cannot be read ({error}); restore it, or make it anew") from error
+
+
+def _prepare_import(path: Path) -> None:
+    """Have Python find what a bundle's code imports of its own, and neither read nor write bytecode for it."""
+    sys.dont_write_bytecode, sys.pycache_prefix = True, None
+    others = str(path.with_suffix(""))
+    if others not in sys.path:
+        sys.path.insert(0, others)

@@ -22,6 +22,7 @@ from whet.models.model import Model
 from whet.models.onnx.adapter import OnnxAdapter
 from whet.models.onnx.initializers import flush_subnormals
 from whet.models.onnx.signature import graph_signature
+from whet.models.onnx.traces import strip
 from whet.models.torch.adapter import run, tensors
 from whet.passes.base import Outcome, PassContext
 from whet.passes.export.agreement import compare
@@ -42,6 +43,7 @@ def export_onnx(request: ExportOnnx, model: Model, context: PassContext) -> Outc
     request = replace(request, batch=request.batch or signature.batch or 0)  # a program may have fixed it
     batch = _inputs(signature, context, request.batch or _COMPARED)
     proto = _export(request, model.payload.module, signature, batch)
+    strip(proto)  # torch's exporter writes the lines of the user's files, with their folders, beside every node
     flushed = flush_subnormals(proto)
     onnx.checker.check_model(proto, full_check=True)
     exported = model.with_payload(

@@ -28,6 +28,7 @@ def dynamic_int8(request: DynamicInt8, model: Model, context: PassContext) -> Ou
     """Quantize matrix products, LSTMs and embeddings; convolutions where asked."""
     float_proto = onnx_graph.named(model.payload)
     onnx_graph.unshare(float_proto)
+    onnx_graph.turn_gemms(float_proto)
     layers = onnx_graph.layers_of(float_proto)
     barred = {
         node: reason

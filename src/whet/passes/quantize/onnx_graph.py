@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -130,6 +130,23 @@ def unshare(proto: ModelProto) -> None:
                 own.name = f"{name.removesuffix('.weight')}_{index}.weight"
                 _replace(node, name, own.name)
     initializers.drop_unused(proto)
+
+
+def turn_gemms(proto: ModelProto) -> None:
+    """Transpose the weight of each Gemm with ``transB``, in place and under its name, where nothing else reads it.
+
+    ONNX Runtime's quantizer needs to transpose none of them then: from 1.32 on it gives those another name, after
+    which integers, scale and zero point would be named.
+    """
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    readers = Counter(name for node in proto.graph.node for name in reads(node))
+    readers.update(output.name for output in proto.graph.output)
+    for node in proto.graph.node:
+        turned = [item for item in node.attribute if item.name == "transB" and item.i]
+        if node.op_type == "Gemm" and turned and node.input[1] in constants and readers[node.input[1]] == 1:
+            weight = constants[node.input[1]]
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name))
+            turned[0].i = 0
 
 
 def _replace(node: NodeProto, name: str, by: str) -> None:

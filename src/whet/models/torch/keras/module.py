@@ -7,14 +7,18 @@ Samples go in as Keras takes them, channels last; inside, tensors lie as torch's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule
 
+from whet.errors import ModelError
 from whet.models.torch.keras.graph import Call, NotTranslated, Value, Writer
 from whet.models.torch.keras.layers import build
+
+_LAYER_NAME = re.compile(r"[\w./ \-:>]+")  # as Keras names layers: conv2d_1, block/conv, tf.__operators__.add
 
 __all__ = ["NotTranslated", "module"]
 
@@ -24,7 +28,9 @@ def module(description: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         NotTranslated: A layer has no equal in torch; the message names all of them.
+        ModelError: A name could not be part of Python code, which torch makes of the graph.
     """
+    _check_names(description)
     writer = Writer()
     values: dict[int, Value] = {}
     for given in description["inputs"]:
@@ -48,6 +54,16 @@ def module(description: Mapping[str, Any]) -> nn.Module:
     for name, part in writer.root.named_children():
         made.add_module(name, part)
     return made.eval()
+
+
+def _check_names(description: Mapping[str, Any]) -> None:
+    """Refuse names that would become more than a name in the Python that torch writes and runs."""
+    inputs = [str(given["name"]) for given in description["inputs"]]
+    layers = [str(call["layer"]) for call in description["calls"]]
+    bad = [name for name in inputs if not name.isidentifier()]
+    bad += [name for name in layers if not _LAYER_NAME.fullmatch(name)]
+    if bad:
+        raise ModelError(f"{ascii(bad[0])[:60]} is no name of an input or a layer; do not use this file")
 
 
 def _call(call: Mapping[str, Any], values: Mapping[int, Value], shape: tuple[int | None, ...]) -> Call:
