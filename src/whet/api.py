@@ -259,7 +259,7 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
 
 def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     """Name something to measure: a bundle's folder, or a model."""
-    _check_path(model, "the model")
+    userfile.check_path(model, "the model")
     if isinstance(model, str | Path) and (Path(model) / "manifest.json").exists():
         path = Path(model).resolve()
         return Entrant(path.name, bundle=path, trust_code=options.get("trust_code", False))
@@ -338,27 +338,11 @@ def _check(options: Options, verb: str, not_taken: Iterable[str] = ()) -> None:
         if word in Options.__annotations__:
             raise UserError(f"{verb} takes no {word!r}; leave it out")
         raise UserError(f"unknown option {word!r}{did_you_mean(word, known)}")
-    _check_types(options)
-    budget = options.get("budget") or Budget()
-    for name in ("threads", "seed", "within"):
-        if (value := options.get(name)) is not None:
-            bounds.check(name, value)
-    for name in ("max_drop", "max_class_drop", "min_speedup", "max_bytes", "min_fidelity"):
-        if (value := getattr(budget, name)) is not None:
-            bounds.check(name, value, f"the budget's {name}")
-    if not isinstance(budget.confidence, float) or not 0.5 < budget.confidence < 1:
-        raise UserError(f"the budget's confidence is {budget.confidence!r}; give a number between 0.5 and 1")
-
-
-def _check_types(options: Options) -> None:
-    """Refuse values of a type that an option does not take."""
-    within, budget, label = options.get("within"), options.get("budget"), options.get("label")
-    if within is not None and not isinstance(within, int | float):
-        raise UserError(f"within is a number of seconds, not {bounds.shown(within)}")
+    budget = options.get("budget")
     if budget is not None and not isinstance(budget, Budget):
         raise UserError(f"budget is a whet.Budget, for example Budget(max_drop=0.01), not {bounds.shown(budget)}")
-    if label is not None and not isinstance(label, str):
-        raise UserError(f"label is the name of a column, not {bounds.shown(label)}")
+    bounds.check_budget(budget or Budget())
+    bounds.check_options(options)
 
 
 def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False) -> Source:
@@ -369,14 +353,14 @@ def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False
             raise UserError("this Model does not know its source; give the file or module it came from")
         return model.source
     for path, label in ((model, "the model"), (weights, "the weights")):
-        _check_path(path, label)
+        userfile.check_path(path, label)
     return source_of(model, weights, parse_inputs(inputs), trust_pickle=trust_pickle)
 
 
 def _data(data: Any, options: DataOptions) -> DataSource:
     preprocess, windows, task = options.get("preprocess"), options.get("windows"), options.get("task")
-    _check_path(data, "the data")
-    _check_path(task, "the task")
+    userfile.check_path(data, "the data")
+    userfile.check_path(task, "the task")
     if isinstance(preprocess, str):
         preprocess = parse_preprocess(preprocess)
     if isinstance(windows, str):
@@ -398,28 +382,12 @@ def _data(data: Any, options: DataOptions) -> DataSource:
     return source
 
 
-def _check_path(given: Any, label: str) -> None:
-    """Refuse a path, or the file of a ``file.py:function``, that the operating system cannot follow."""
-    if isinstance(given, str | Path):
-        parts = userfile.split(str(given))
-        bounds.check_path(parts[0] if parts else given, label)
-
-
 def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
     """Return how artifacts are run: ``onnxruntime:graph_level=basic`` is a runtime with an option."""
     name, own = parse_runtime(options.get("runtime") or "")
     given = options.get("batch_sizes")
     threads = check_threads(options.get("threads", 1))
-    return Deployment(name, own, threads, _sizes(usual_sizes if given is None else given))
-
-
-def _sizes(given: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(dict.fromkeys(given))
-    for size in sizes:
-        bounds.check("batch_size", size, "a batch size")
-    if not 0 < len(sizes) <= bounds.MAX_BATCH_SIZES:
-        raise UserError(f"{len(sizes)} batch sizes are given; give 1 to {bounds.MAX_BATCH_SIZES} of them")
-    return sizes
+    return Deployment(name, own, threads, bounds.check_sizes(usual_sizes if given is None else given))
 
 
 # The imports above bind the subpackage of this name in the package's face; there, ``whet.profile`` is the verb.

@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,49 @@ def check(name: str, value: Any, label: str = "") -> None:
     """
     if not BOUNDS[name].allows(value):
         raise UserError(f"{label or name} is {shown(value)}; give {BOUNDS[name]}")
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse values that no verb takes, of those options whose values are plain numbers or texts.
+
+    Raises:
+        UserError: One of them.
+    """
+    within, label = options.get("within"), options.get("label")
+    if within is not None and not isinstance(within, int | float):
+        raise UserError(f"within is a number of seconds, not {shown(within)}")
+    if label is not None and not isinstance(label, str):
+        raise UserError(f"label is the name of a column, not {shown(label)}")
+    for name in ("threads", "seed", "within"):
+        if (value := options.get(name)) is not None:
+            check(name, value)
+
+
+def check_budget(budget: Any) -> None:
+    """Refuse a budget with a value that is not finite or out of its bound.
+
+    Raises:
+        UserError: One of them.
+    """
+    for name in ("max_drop", "max_class_drop", "min_speedup", "max_bytes", "min_fidelity"):
+        if (value := getattr(budget, name)) is not None:
+            check(name, value, f"the budget's {name}")
+    if not isinstance(budget.confidence, float) or not 0.5 < budget.confidence < 1:
+        raise UserError(f"the budget's confidence is {shown(budget.confidence)}; give a number between 0.5 and 1")
+
+
+def check_sizes(given: Sequence[int]) -> tuple[int, ...]:
+    """Return batch sizes, each once.
+
+    Raises:
+        UserError: One is out of its bound, or there are none or too many.
+    """
+    sizes = tuple(dict.fromkeys(given))
+    for size in sizes:
+        check("batch_size", size, "a batch size")
+    if not 0 < len(sizes) <= MAX_BATCH_SIZES:
+        raise UserError(f"{len(sizes)} batch sizes are given; give 1 to {MAX_BATCH_SIZES} of them")
+    return sizes
 
 
 def number(text: str, *, whole: bool = False) -> int | float:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from whet import user_code
+from whet import bounds, user_code
 from whet.errors import UserError, did_you_mean, in_one_line
 
 _LARGEST = 8 << 20  # bytes of a file of Python source
@@ -32,6 +32,17 @@ def split(text: str) -> tuple[Path, str] | None:
     if colon and path.endswith(".py") and name.isidentifier():
         return Path(path), name
     return None
+
+
+def check_path(given: Any, label: str) -> None:
+    """Refuse a path, or the file of a ``file.py:function``, that the operating system cannot follow or read.
+
+    Raises:
+        UserError: It is one; objects in memory and paths that lead nowhere are for the caller.
+    """
+    if isinstance(given, str | Path):
+        parts = split(str(given))
+        bounds.check_path(parts[0] if parts else given, label)
 
 
 def call(path: Path, name: str, error: type[UserError]) -> Any:

@@ -186,7 +186,14 @@ def test_python_minus_m_whet_and_the_script_tell_the_version():
 
 def test_help_lists_every_verb_and_every_verb_exists():
     listed = python("-m", "whet", "--help").stdout
-    modules = {path.stem for path in (SOURCE / "cli").glob("*.py")} - {"__init__", "main", "console", "options"}
+    modules = {path.stem for path in (SOURCE / "cli").glob("*.py")} - {
+        "__init__",
+        "main",
+        "console",
+        "options",
+        "streams",
+        "verb",
+    }
     assert set(VERBS) == modules
     for verb, line in VERBS.items():
         assert re.search(rf"^  {verb} +{re.escape(line[:20])}", listed, re.MULTILINE)

@@ -62,5 +62,4 @@ def _check_text(item: click.Parameter, value: Any, ctx: click.Context) -> None:
     if any(ord(mark) < 32 or 127 <= ord(mark) < 160 for mark in value if mark not in allowed):
         raise click.UsageError(f"{name} {bounds.shown(value)} holds a control character; give plain text", ctx)
     if item.name in _PATHS:
-        parts = userfile.split(value)
-        bounds.check_path(parts[0] if parts else value, name)
+        userfile.check_path(value, name)
