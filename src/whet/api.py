@@ -187,14 +187,8 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     deployment = _deployment(options, (1,))
     tell = options.get("on_event") or progress.usual()
     with crashes_explained([entrant.source] if entrant.source is not None else []):
-        found = isolate.call(
-            profile_entrant,
-            entrant,
-            _optional(data, options),
-            deployment,
-            threads=deployment.threads,
-            on_event=tell,
-        )
+        source, threads = _optional(data, options), deployment.threads
+        found = isolate.call(profile_entrant, entrant, source, deployment, threads=threads, on_event=tell)
     assert isinstance(found, Profile)
     return found
 

@@ -149,7 +149,7 @@ CHECKPOINTS = [
     Case("pt-truncated", (*TRAINED, "{here}/odd.pt"), says=("odd.pt", "truncated"),
          prepare=odd.network(lambda path: path.write_bytes(b"PK\x03\x04" + bytes(300)))),
     *(
-        Case(f"safetensors-{name}", (*TRAINED, "{here}/odd.safetensors"), says=("odd.safetensors", "not a readable"),
+        Case(f"safetensors-{name}", (*TRAINED, "{here}/odd.safetensors"), says=("odd.safetensors", "not a read"),
              prepare=odd.safetensors(*content))
         for name, content in {
             "huge-header": ({}, b"", 2**31),
@@ -217,7 +217,8 @@ HUB = [
 
 CASES = [*ODD_NODES, *ODD_GRAPHS, *ODD_WEIGHTS, *PATHS, *CHECKPOINTS, *KERAS, *TFLITE, *HUB]
 CASES += [
-    Case(f"{verb}-names-the-node", (verb, "graph-only" if verb == "run" else "{here}/odd.onnx", *more), says=("node 'first' (Relux)",),
+    Case(f"{verb}-names-the-node", (verb, "graph-only" if verb == "run" else "{here}/odd.onnx", *more),
+         says=("node 'first' (Relux)",),
          prepare=graphs.save(lambda: model([node("Relux", ["x"], ["y"], name="first")])))
     for verb, more in {
         "profile": (), "evaluate": ("--data", "{here}/good.npz"),

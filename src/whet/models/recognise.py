@@ -43,7 +43,7 @@ def check_name(model: Any) -> None:
     if not str(model).strip():
         raise ModelError("the name of the model is empty; give a file, a folder, file.py:function or hf:owner/name")
     try:
-        os.stat(model)
+        Path(model).stat()
     except ValueError as error:
         raise ModelError("the name of the model has a character that no name of a file can have") from error
     except OSError as error:
