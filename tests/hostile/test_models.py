@@ -142,7 +142,7 @@ PATHS = [
 
 CHECKPOINTS = [
     Case("pt-bomb", (*TRAINED, "{here}/odd.pt"), says=("odd.pt", "unpacks to", "zip -0"), seconds=60,
-         prepare=odd.network(odd.compressed(2**29))),
+         prepare=odd.network(odd.compressed(2**28 + 2**24))),
     Case("pt-expanded", (*TRAINED, "{here}/odd.pt"), says=("odd.pt", "weight is [1000000000000]"),
          prepare=odd.network(odd.expanded)),
     Case("pt-pickle", (*TRAINED, "{here}/odd.pt"), says=("odd.pt", "runs code"), prepare=odd.network(odd.pickled)),
@@ -176,7 +176,7 @@ KERAS = [
     kept_in(".keras", "structure-list", odd.keras("[]"), "no object with a class_name"),
     kept_in(".keras", "structure-missing", odd.keras(None), "config.json"),
     kept_in(".keras", "name-leads-out", odd.keras(odd.dense(), {"../up": b""}), "leads out of the archive"),
-    kept_in(".keras", "bomb", odd.keras(odd.dense(), {"zeros": bytes(2**29)}), "would unpack to"),
+    kept_in(".keras", "bomb", odd.keras(odd.dense(), {"zeros": bytes(2**28 + 2**24)}), "would unpack to"),
     kept_in(".keras", "lambda", odd.keras(odd.dense(class_name="Lambda")), "Python code of its own", "Lambda"),
     kept_in(
         ".keras", "own-class", odd.keras(odd.dense(registered_name="mine>Own", module="mine")), "of its own: Own"
