@@ -142,14 +142,14 @@ PATHS = [
 
 CHECKPOINTS = [
     Case("pt-bomb", (*TRAINED, "{here}/odd.pt"), says=("odd.pt", "unpacks to", "zip -0"), seconds=60,
-         prepare=odd.network(odd.compressed(2**29))),
+         prepare=odd.network(odd.compressed(2**28 + 2**24))),
     Case("pt-expanded", (*TRAINED, "{here}/odd.pt"), says=("odd.pt", "weight is [1000000000000]"),
          prepare=odd.network(odd.expanded)),
     Case("pt-pickle", (*TRAINED, "{here}/odd.pt"), says=("odd.pt", "runs code"), prepare=odd.network(odd.pickled)),
     Case("pt-truncated", (*TRAINED, "{here}/odd.pt"), says=("odd.pt", "truncated"),
          prepare=odd.network(lambda path: path.write_bytes(b"PK\x03\x04" + bytes(300)))),
     *(
-        Case(f"safetensors-{name}", (*TRAINED, "{here}/odd.safetensors"), says=("odd.safetensors", "not a readable"),
+        Case(f"safetensors-{name}", (*TRAINED, "{here}/odd.safetensors"), says=("odd.safetensors", "not a read"),
              prepare=odd.safetensors(*content))
         for name, content in {
             "huge-header": ({}, b"", 2**31),
@@ -176,7 +176,7 @@ KERAS = [
     kept_in(".keras", "structure-list", odd.keras("[]"), "no object with a class_name"),
     kept_in(".keras", "structure-missing", odd.keras(None), "config.json"),
     kept_in(".keras", "name-leads-out", odd.keras(odd.dense(), {"../up": b""}), "leads out of the archive"),
-    kept_in(".keras", "bomb", odd.keras(odd.dense(), {"zeros": bytes(2**29)}), "would unpack to"),
+    kept_in(".keras", "bomb", odd.keras(odd.dense(), {"zeros": bytes(2**28 + 2**24)}), "would unpack to"),
     kept_in(".keras", "lambda", odd.keras(odd.dense(class_name="Lambda")), "Python code of its own", "Lambda"),
     kept_in(
         ".keras", "own-class", odd.keras(odd.dense(registered_name="mine>Own", module="mine")), "of its own: Own"
@@ -217,7 +217,8 @@ HUB = [
 
 CASES = [*ODD_NODES, *ODD_GRAPHS, *ODD_WEIGHTS, *PATHS, *CHECKPOINTS, *KERAS, *TFLITE, *HUB]
 CASES += [
-    Case(f"{verb}-names-the-node", (verb, "graph-only" if verb == "run" else "{here}/odd.onnx", *more), says=("node 'first' (Relux)",),
+    Case(f"{verb}-names-the-node", (verb, "graph-only" if verb == "run" else "{here}/odd.onnx", *more),
+         says=("node 'first' (Relux)",),
          prepare=graphs.save(lambda: model([node("Relux", ["x"], ["y"], name="first")])))
     for verb, more in {
         "profile": (), "evaluate": ("--data", "{here}/good.npz"),
