@@ -9,9 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
-import msgspec
-
-from whet import isolate, plain, progress, userfile
+from whet import bounds, isolate, progress, userfile
 from whet.bundle.verify import Checks
 from whet.bundle.verify import verify as verify_bundle
 from whet.data.data import Splits
@@ -24,7 +22,7 @@ from whet.machine import check_threads
 from whet.measure.verdict import Budget
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
-from whet.models.signature import parse_input
+from whet.models.signature import parse_inputs
 from whet.models.source import Source, source_of
 from whet.profile.profile import Profile
 from whet.progress import OnEvent
@@ -41,6 +39,7 @@ from whet.search.outcome import Outcome
 from whet.storage import removed_meanwhile, storage_errors
 from whet.trials.command import command
 from whet.trials.contest import Contest, Entrant, Standings, hold, profile_entrant
+from whet.trials.fit import crashes_explained
 from whet.trials.problem import Problem
 from whet.trials.trial import default_limits
 
@@ -186,10 +185,11 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     entrant = _entrant(model, options.get("weights"), options)
     deployment = _deployment(options, (1,))
     tell = options.get("on_event") or progress.usual()
-    found = isolate.call(
-        profile_entrant, entrant, _optional(data, options), deployment, limits=default_limits(),
-        threads=deployment.threads, on_event=tell,
-    )  # fmt: skip
+    with crashes_explained([entrant.source] if entrant.source is not None else []):
+        found = isolate.call(
+            profile_entrant, entrant, _optional(data, options), deployment, limits=default_limits(),
+            threads=deployment.threads, on_event=tell,
+        )  # fmt: skip
     assert isinstance(found, Profile)
     return found
 
@@ -244,6 +244,7 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
 
 def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     """Name something to measure: a bundle's folder, or a model."""
+    _check_path(model, "the model")
     if isinstance(model, str | Path) and (Path(model) / "manifest.json").exists():
         path = Path(model).resolve()
         return Entrant(path.name, bundle=path)
@@ -322,18 +323,27 @@ def _check(options: Options, verb: str, not_taken: Iterable[str] = ()) -> None:
         if word in Options.__annotations__:
             raise UserError(f"{verb} takes no {word!r}; leave it out")
         raise UserError(f"unknown option {word!r}{did_you_mean(word, known)}")
-    threads, within, budget = options.get("threads", 1), options.get("within"), options.get("budget")
-    if not isinstance(threads, int) or threads < 1:
-        raise UserError(f"threads is a whole number from 1 up, not {threads!r}")
-    if within is not None and (not isinstance(within, int | float) or not within >= 0):
-        raise UserError(f"within is a number of seconds, not {within!r}")
+    _check_types(options)
+    budget = options.get("budget") or Budget()
+    for name in ("threads", "seed", "within"):
+        if (value := options.get(name)) is not None:
+            bounds.check(name, value)
+    for name in ("max_drop", "max_class_drop", "min_speedup", "max_bytes", "min_fidelity"):
+        if (value := getattr(budget, name)) is not None:
+            bounds.check(name, value, f"the budget's {name}")
+    if not isinstance(budget.confidence, float) or not 0.5 < budget.confidence < 1:
+        raise UserError(f"the budget's confidence is {budget.confidence!r}; give a number between 0.5 and 1")
+
+
+def _check_types(options: Options) -> None:
+    """Refuse values of a type that an option does not take."""
+    within, budget, label = options.get("within"), options.get("budget"), options.get("label")
+    if within is not None and not isinstance(within, int | float):
+        raise UserError(f"within is a number of seconds, not {bounds.shown(within)}")
     if budget is not None and not isinstance(budget, Budget):
-        raise UserError(f"budget is a whet.Budget, for example Budget(max_drop=0.01), not {budget!r}")
-    try:
-        plain.convert(plain.builtins(budget or Budget()), Budget)
-    except msgspec.ValidationError as error:
-        problem, _, place = str(error).partition(" - at `$.")
-        raise UserError(f"the budget's {place.rstrip('`')} cannot be used: {problem.lower()}") from error
+        raise UserError(f"budget is a whet.Budget, for example Budget(max_drop=0.01), not {bounds.shown(budget)}")
+    if label is not None and not isinstance(label, str):
+        raise UserError(f"label is the name of a column, not {bounds.shown(label)}")
 
 
 def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False) -> Source:
@@ -343,12 +353,15 @@ def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False
         if model.source is None:
             raise UserError("this Model does not know its source; give the file or module it came from")
         return model.source
-    texts = [inputs] if isinstance(inputs, str) else list(inputs)
-    return source_of(model, weights, tuple(parse_input(text) for text in texts), trust_pickle=trust_pickle)
+    for path, label in ((model, "the model"), (weights, "the weights")):
+        _check_path(path, label)
+    return source_of(model, weights, parse_inputs(inputs), trust_pickle=trust_pickle)
 
 
 def _data(data: Any, options: DataOptions) -> DataSource:
     preprocess, windows, task = options.get("preprocess"), options.get("windows"), options.get("task")
+    _check_path(data, "the data")
+    _check_path(task, "the task")
     if isinstance(preprocess, str):
         preprocess = parse_preprocess(preprocess)
     if isinstance(windows, str):
@@ -370,6 +383,13 @@ def _data(data: Any, options: DataOptions) -> DataSource:
     return source
 
 
+def _check_path(given: Any, label: str) -> None:
+    """Refuse a path, or the file of a ``file.py:function``, that the operating system cannot follow."""
+    if isinstance(given, str | Path):
+        parts = userfile.split(str(given))
+        bounds.check_path(parts[0] if parts else given, label)
+
+
 def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
     """Return how artifacts are run: ``onnxruntime:graph_level=basic`` is a runtime with an option."""
     name, own = parse_runtime(options.get("runtime") or "")
@@ -380,8 +400,10 @@ def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
 
 def _sizes(given: Sequence[int]) -> tuple[int, ...]:
     sizes = tuple(dict.fromkeys(given))
-    if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise UserError("batch sizes are whole numbers from 1 up, for example 1,32")
+    for size in sizes:
+        bounds.check("batch_size", size, "a batch size")
+    if not 0 < len(sizes) <= bounds.MAX_BATCH_SIZES:
+        raise UserError(f"{len(sizes)} batch sizes are given; give 1 to {bounds.MAX_BATCH_SIZES} of them")
     return sizes
 
 

@@ -25,7 +25,7 @@ A message says what was asked, what is true, and what to do next. Within a searc
 of that candidate's result, and the command goes on.
 """
 
-import signal
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -34,8 +34,8 @@ FAILED = 1  # a verdict FAIL, or a bundle that is not what it says it is
 MISTAKE = 2  # the request cannot be served as made
 INTERNAL = 70  # EX_SOFTWARE of sysexits.h: an error of whet's own, or a run in which every candidate failed
 INTERRUPTED = 130  # 128 + SIGINT; in the same way 143 after SIGTERM, 129 after SIGHUP, 141 after SIGPIPE
-# Signals by which the user or the system ends a process; by any other one, such as SIGSEGV, it ended itself.
-_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
+
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class WhetError(Exception):
@@ -43,16 +43,11 @@ class WhetError(Exception):
 
     Attributes:
         exit_code: What the command line returns for it.
-        signal: The number of the signal that ended a child process, where that is what happened; otherwise 0.
+        is_from_outside: Whether it is about a process that the user or the system ended, not what it was doing.
     """
 
     exit_code = INTERNAL
-    signal = 0
-
-    @property
-    def is_from_outside(self) -> bool:
-        """Whether the user or the system ended a child process, and not what it was doing."""
-        return self.signal in _FROM_OUTSIDE
+    is_from_outside = False
 
 
 class UserError(WhetError):
@@ -149,8 +144,12 @@ class BundleError(WhetError):
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:
-    """Return what a library's error says in one line, for the middle of a message of ours."""
-    text = " ".join(str(error).split())
+    """Return what a library's error says in one line, for the middle of a message of ours.
+
+    It may quote a stranger's file: what would move the cursor, colour or hide text is left out, or shown as ``?``.
+    """
+    text = " ".join(_TERMINAL_CODES.sub("", str(error)).split())
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return f"{text[: most - 3]}..." if len(text) > most else text or type(error).__name__
 
 

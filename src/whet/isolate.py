@@ -28,6 +28,8 @@ from whet.errors import ChildCrashed, MemoryLimit, TimeLimit, UserError, WhetErr
 from whet.progress import Event, OnEvent, silent
 
 _CHILD = "import sys; from whet.isolate import serve; serve(*map(int, sys.argv[1:]))"
+# Signals by which the user or the system ends a process; by any other one, such as SIGSEGV, it ended itself.
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
 _POLL_SECONDS = 0.1
 _MEMORY_POLL_SECONDS = 0.5  # walking the process table takes milliseconds: not more often than needed
 
@@ -282,14 +284,14 @@ class Traces:
 
 
 def _crash(process: subprocess.Popen[bytes], traces: Traces) -> WhetError:
-    """Return the error for a child that ended without an answer, and note the signal that ended it, if one did."""
-    crash = _blamed(process, traces)
-    crash.signal = max(-(process.returncode or 0), 0)
-    return crash
+    """Return the error for a child that ended without an answer."""
+    error = _crash_error(process, traces)
+    error.is_from_outside = -(process.returncode or 0) in _FROM_OUTSIDE
+    return error
 
 
-def _blamed(process: subprocess.Popen[bytes], traces: Traces) -> WhetError:
-    """Return the error for a child that ended without an answer: the user's, if the user's code ended it."""
+def _crash_error(process: subprocess.Popen[bytes], traces: Traces) -> WhetError:
+    """Return the user's error if the user's code was running, else a ChildCrashed."""
     ending, note = _ending(process), user_code.read(traces.note)
     if traces.log is not None and note.stack:
         with traces.log.open("a") as file:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 T = TypeVar("T")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # Python's stand-in for a byte of a name that is no UTF-8
 
 _MAX_BYTES = 64 * 2**20  # of a file of JSON that comes from a disk
 _MAX_DEPTH = 100  # of lists and objects within each other: what whet writes has less than 20
@@ -24,8 +26,9 @@ def builtins(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Return ``value`` as indented JSON, keys in their own order."""
-    return json.dumps(builtins(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return ``value`` as indented JSON, keys in their own order; lone surrogates are escaped."""
+    text = json.dumps(builtins(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def convert(value: Any, kind: type[T]) -> T:

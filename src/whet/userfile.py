@@ -7,11 +7,14 @@ import hashlib
 import importlib.util
 import inspect
 import os
+import site
 import sys
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.abc import Loader
 from pathlib import Path
 from types import ModuleType
@@ -121,6 +124,26 @@ def imports(path: Path) -> set[str]:
     found = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     found |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
     return {name.partition(".")[0] for name in found}
+
+
+def is_users(filename: str) -> bool:
+    """Tell whether the file of a traceback's frame is the user's own: not of whet, of Python or of a library.
+
+    Folders are compared, not names: a user's project may be in a folder that is called ``whet`` or ``torch``.
+    What was never in a file (``<frozen importlib._bootstrap>``) is not the user's.
+    """
+    if filename.startswith("<"):
+        return False
+    path = Path(filename).resolve()
+    return not any(path.is_relative_to(folder) for folder in _folders_of_others())
+
+
+@cache
+def _folders_of_others() -> frozenset[Path]:
+    """Return the folder of whet, those of Python's own modules and those of installed libraries."""
+    installed = [*site.getsitepackages(), site.getusersitepackages()]
+    own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return frozenset(Path(path).resolve() for path in (*installed, *own, str(Path(__file__).parent)))
 
 
 def _imported(path: Path, folder: Path) -> list[Path]:

@@ -10,7 +10,10 @@ import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import whet
 from whet.cli.main import VERBS
@@ -36,6 +39,15 @@ from whet.cli.main import invoke
 code = invoke(sys.argv[1:])
 print("LOADED", *{name.partition(".")[0] for name in sys.modules})
 sys.exit(code)
+"""
+MEASURED = """
+import sys
+from whet import api, isolate
+def call(function, *args, limits=None, threads=1, log=None, on_event=None):
+    return function(*args, on_event=lambda event: None)
+isolate.call = call
+found = api.evaluate(sys.argv[1], data=sys.argv[2], task="classification")
+print("LOADED", *sys.modules)
 """
 SECONDS = 0.15
 # On the development machine `whet --help` takes 0.07 to 0.1 s; a slower machine is measured against the
@@ -104,6 +116,33 @@ def test_importing_whet_loads_no_framework():
     done = python("-c", "import sys, whet; print(*{name.partition('.')[0] for name in sys.modules})")
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) & (FRAMEWORKS | {"click", "rich", "msgspec"}) == set()
+
+
+def test_the_python_face_loads_no_framework_but_numpy():
+    """Every command that does anything, and every child process, starts with it: it is paid for dozens of times."""
+    done = python("-c", "import sys, whet.api; print(*{name.partition('.')[0] for name in sys.modules})")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) & (FRAMEWORKS | {"click", "rich", "pandas", "sympy"}) == {"numpy"}
+
+
+def test_to_measure_an_onnx_file_loads_its_runtime_and_no_other_framework(tmp_path):
+    """What a child process does, done in one process; scikit-learn, say, would cost each child two seconds."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["row", "weight"], ["answer"])], "rows",
+        [helper.make_tensor_value_info("row", onnx.TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(np.eye(4, 3, dtype=np.float32), "weight")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    rows = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x_test=rows, y_test=rows[:, :3].argmax(axis=1))
+    done = python("-c", MEASURED, tmp_path / "m.onnx", tmp_path / "rows.npz")
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    heavy = (FRAMEWORKS - {"numpy", "onnx", "onnxruntime", "scipy"}) | {"pandas", "scipy.stats", "scipy.optimize"}
+    assert loaded & heavy == set()
+    assert {"numpy", "onnxruntime"} <= loaded
 
 
 def test_help_loads_no_framework():

@@ -243,8 +243,10 @@ def test_an_operator_onnx_lacks_is_named():
     assert "\n" not in str(caught.value)
 
 
-def test_a_forward_that_decides_by_its_data_names_file_and_line():
-    file = Path(tempfile.mkdtemp()) / "mine.py"
+@pytest.mark.parametrize("folder", [".", "whet", "site-packages"])
+def test_a_forward_that_decides_by_its_data_names_file_and_line(folder):
+    file = Path(tempfile.mkdtemp()) / folder / "mine.py"
+    file.parent.mkdir(exist_ok=True)
     file.write_text(
         "import torch\n"
         "class Decides(torch.nn.Module):\n"

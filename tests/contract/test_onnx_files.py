@@ -55,12 +55,18 @@ def test_a_truncated_file_says_so(tmp_path, share):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"not a model at all\n", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\n", b"\x00" * 100],
+    ("content", "says"),
+    [
+        (b"not a model at all\n", "truncated"),
+        (b"<!DOCTYPE html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"\x00" * 100, "truncated"),
+        (b"PK\x03\x04" + bytes(100), "holds a zip archive"),
+    ],
 )
-def test_a_file_of_another_kind_says_so(tmp_path, content):
+def test_a_file_of_another_kind_says_so(tmp_path, content, says):
     (tmp_path / "model.onnx").write_bytes(content)
-    assert "truncated" in refused(tmp_path / "model.onnx")
+    assert says in refused(tmp_path / "model.onnx")
 
 
 def test_noise_is_no_model(tmp_path):
@@ -228,7 +234,7 @@ def test_missing_output_shapes_of_a_graph_that_cannot_be_run_ask_for_an_input(tm
     assert opened_proto(tmp_path, made, "float32[1,3,?4]").signature.outputs[0].shape == (None, 3, 2)
 
 
-def test_an_operator_of_another_domain_opens(tmp_path):
+def test_an_operator_of_another_domain_is_refused_by_its_node(tmp_path):
     made = graphs.proto(
         [graphs.node("MatMul", "x w", "m"), graphs.node("Twirl", "m", "y", domain="my.own")],
         {"x": ("float32", ["N", 4])},
@@ -236,13 +242,16 @@ def test_an_operator_of_another_domain_opens(tmp_path):
         {"w": graphs.floats(4, 2)},
     )
     made.opset_import.append(helper.make_opsetid("my.own", 1))
-    model = opened_proto(tmp_path, made)
-    assert [(layer.kind, layer.macs) for layer in OnnxAdapter().layers(model)] == [("MatMul", 8)]
+    made.graph.node[1].name = "turn"
+    with pytest.raises(
+        ModelError, match=r"node 'turn' \(Twirl\): .* knows no operator Twirl of the domain my\.own"
+    ):
+        opened_proto(tmp_path, made)
 
 
-def test_an_operator_onnx_does_not_know_is_left_to_the_runtime(tmp_path):
-    model = opened_proto(tmp_path, invalid_graphs()["has an operator ONNX does not"])
-    assert [spec.name for spec in model.signature.outputs] == ["y"]
+def test_an_operator_onnx_does_not_know_is_refused_by_its_type(tmp_path):
+    with pytest.raises(ModelError, match=r"type Relux: there is no operator Relux in opset \d+$"):
+        opened_proto(tmp_path, invalid_graphs()["has an operator ONNX does not"])
 
 
 @pytest.mark.parametrize(

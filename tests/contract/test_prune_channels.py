@@ -1,9 +1,12 @@
 """Channel pruning: what belongs together, what goes, and what is left, against whole models and Torch-Pruning."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import graphs
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 import torch_pruning
 from torch import nn
 
+import whet
 from whet.data.data import Part, Splits
 from whet.data.samples import ArraySamples
 from whet.errors import PassError, RecipeError
@@ -477,6 +481,47 @@ def test_what_cannot_be_pruned_is_refused():
 
     with pytest.raises(PassError, match=r"not a number \(at .*test_prune_channels.py, line \d+: raise ValueError"):
         thin(Net(call, a=nn.Linear(6, 8), b=nn.Linear(8, 2)), "x=float32[?,6]")
+
+
+DECIDES = """
+import torch
+class Decides(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(6, 8), torch.nn.Linear(8, 2)
+    def forward(self, x):
+        y = self.a(x)
+        if bool(y.isnan().any()):
+            raise ValueError("not a number")
+        return self.b(y)
+"""
+IN_A_CLONE = """
+import sys, torch, whet
+from pathlib import Path
+from whet import userfile
+from whet.errors import ModelError, PassError
+from whet.passes.prune.torch_units import find
+print(whet.__file__)
+try:
+    module = userfile.call(Path(sys.argv[1]), "Decides", ModelError)
+    find(module.eval(), {"x": torch.zeros(2, 6)}, lambda name, layer: None)
+except PassError as error:
+    print(error)
+"""
+
+
+def test_the_users_line_is_named_in_a_clone_that_is_called_whet(tmp_path):
+    clone = tmp_path / "whet"
+    shutil.copytree(Path(whet.__file__).parent, clone / "src" / "whet")
+    (clone / "model.py").write_text(DECIDES)
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_CLONE, clone / "model.py"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(clone / "src")}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    place, message = done.stdout.splitlines()
+    assert Path(place).is_relative_to(clone)
+    assert f"not a number (at {clone / 'model.py'}, line 10: raise ValueError" in message
 
 
 def test_facts_of_the_thin_model_are_those_of_the_whole(tmp_path):

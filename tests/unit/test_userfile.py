@@ -1,10 +1,14 @@
 """A user's own Python file: named, imported once, called."""
 
+import json
 import sys
 from pathlib import Path
 
+import click
+import numpy as np
 import pytest
 
+import whet
 from whet import userfile
 from whet.errors import DataError, ModelError, UserError
 
@@ -173,3 +177,18 @@ def test_a_file_is_known_with_those_below_its_folder_that_it_imports(tmp_path):
         "parts/heads.py", "parts/late.py", "parts/tail.py",
     ]  # fmt: skip
     assert userfile.files(here / "unused.py") == [(here / "unused.py").resolve()]
+
+
+@pytest.mark.parametrize("place", ["m.py", "whet/m.py", "src/whet/m.py", "torch/m.py", "site-packages/m.py"])
+def test_a_users_file_is_the_users_whatever_its_folder_is_called(place, tmp_path):
+    assert userfile.is_users(str(tmp_path / place))
+
+
+@pytest.mark.parametrize("module", [whet, userfile, json, click, np, np.linalg])
+def test_a_file_of_whet_of_python_or_of_a_library_is_not_the_users(module):
+    assert not userfile.is_users(module.__file__)
+
+
+@pytest.mark.parametrize("name", ["<frozen importlib._bootstrap>", "<string>", "<eval_with_key>.1"])
+def test_what_was_never_in_a_file_is_not_the_users(name):
+    assert not userfile.is_users(name)

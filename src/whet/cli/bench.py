@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("bench")
+@click.command("bench", cls=Verb)
 @click.argument("models", nargs=-1, required=True)
 @opt.many_weights
 @click.option("--data", metavar="DATA", help="Where inputs come from; without it they are drawn as --input says.")

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("compare")
+@click.command("compare", cls=Verb)
 @click.argument("models", nargs=-1, required=True)
 @opt.many_weights
 @opt.data

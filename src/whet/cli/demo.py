@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("demo")
+@click.command("demo", cls=Verb)
 @click.option(
     "--out", default="demo-run", show_default=True, metavar="RUN", help="The folder; the same command resumes."
 )

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Verb)
 @click.argument("models", nargs=-1, required=True)
 @opt.many_weights
 @opt.data

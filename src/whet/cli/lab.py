@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 if TYPE_CHECKING:
     from whet.report.lab_results import Shelf, Variant
 
 
-@click.command("lab")
+@click.command("lab", cls=Verb)
 @click.option("--model-path", required=True, metavar="MODEL", help="A Keras classifier, .keras or .h5.")
 @click.option(
     "--dataset-root",

@@ -87,6 +87,9 @@ _UNWIND_SECONDS = 5.0  # within which further signals are ignored, so that what 
 
 def main() -> None:
     """Run the command line and exit. SIGTERM and SIGHUP unwind it as Ctrl-C does."""
+    from whet.cli.streams import escape_what_cannot_be_written
+
+    escape_what_cannot_be_written()
     _handle_signals()
     code = invoke(sys.argv[1:])
     for number in _SIGNALS:
@@ -126,7 +129,7 @@ def invoke(arguments: list[str]) -> int:
         return _refuse("interrupted; what was finished is kept, and the same command goes on from there", code)
     except WhetError as error:
         internal = "internal: " if error.exit_code == INTERNAL else ""
-        return _refuse(f"error: {internal}{' '.join(str(error).split())}", error.exit_code)
+        return _refuse(f"error: {internal}{_one_line(str(error))}", error.exit_code)
     except BrokenPipeError:
         return _unread()
     except Exception as error:  # noqa: BLE001 - a bug of whet's own
@@ -176,7 +179,15 @@ def _internal(error: Exception) -> int:
 
 def _usage(error: click.ClickException) -> str:
     """Return one line that says what is wrong with a command line, and where it is told how to write it."""
-    text = " ".join(error.format_message().split()).rstrip(".")
+    text = _one_line(error.format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
     where = f"; see {context.command_path} --help" if context is not None else ""
     return f"{text[:1].lower()}{text[1:]}{where}"
+
+
+def _one_line(text: str, limit: int = 2000) -> str:
+    """Return a message in one printable line, cut in the middle where it is longer than anyone reads."""
+    from whet.bounds import printable
+
+    text = printable(text)
+    return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("optimize")
+@click.command("optimize", cls=Verb)
 @click.argument("model")
 @opt.weights
 @opt.data

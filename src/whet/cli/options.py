@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+
+from whet import bounds
+from whet.errors import UserError
 
 Decorated = Callable[..., Any]
 
@@ -17,23 +19,46 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is no time; write 90s, 20m or 2h", param, ctx)
-        return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
-
-
-class Number(click.FloatRange):
-    """A number within bounds, such as ``0.01``."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it; a share is no percentage, and a factor has no x behind it."""
+        """Read it, with s, m, h or nothing after the number, and refuse less than a second or more than a year."""
+        text = str(value).strip()
+        unit = text[-1:] if text[-1:] in _SECONDS else ""
         try:
-            float(value)
+            seconds = bounds.number(text.removesuffix(unit)) * _SECONDS[unit or "s"]
         except ValueError:
-            self.fail(f"{value!r} is no number; write 0.01 for 1 %, 2 for 2x", param, ctx)
-        return super().convert(value, param, ctx)
+            self.fail(f"{bounds.shown(text)} is no time; write 90s, 20m or 2h", param, ctx)
+        if not bounds.BOUNDS["within"].allows(seconds):
+            _refuse(f"{_label(param)} is {bounds.shown(text)}; give a time from 1s to 8784h, such as 20m", ctx)
+        return float(seconds)
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """A number within the bounds of its option, such as ``0.01``.
+
+    Attributes:
+        bound: The option's name in ``bounds.BOUNDS``; empty where the verb itself checks the value.
+    """
+
+    name = "number"
+
+    def __init__(self, bound: str = "") -> None:
+        self.bound = bound
+        self.whole = bool(bound) and bounds.BOUNDS[bound].whole
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        """Read it; a share is no percentage, and a factor has no x behind it."""
+        text = str(value).strip()
+        try:
+            number = bounds.number(text, whole=self.whole)
+        except ValueError:
+            if self.whole:
+                _refuse(f"{_label(param)} is {bounds.shown(text)}; give {bounds.BOUNDS[self.bound]}", ctx)
+            self.fail(f"{bounds.shown(text)} is no number; write 0.01 for 1 %, 2 for 2x", param, ctx)
+        if self.bound:
+            try:
+                bounds.check(self.bound, number, _label(param))
+            except UserError as error:
+                _refuse(str(error), ctx)
+        return number
 
 
 class Sizes(click.ParamType):  # type: ignore[type-arg]
@@ -45,10 +70,32 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
         """Read them."""
         if isinstance(value, tuple):
             return value
-        words = str(value).split(",")
-        if not all(word.strip().isdigit() and int(word) > 0 for word in words):
-            self.fail(f"{value!r} is no list of sizes; write 1,32", param, ctx)
-        return tuple(int(word) for word in words)
+        bound, label = bounds.BOUNDS["batch_size"], _label(param)
+        try:
+            sizes = tuple(int(bounds.number(word.strip(), whole=True)) for word in str(value).split(","))
+        except ValueError:
+            self.fail(f"{bounds.shown(value)} is no list of sizes; write 1,32 (each {bound})", param, ctx)
+        if 0 in sizes:
+            self.fail(f"{bounds.shown(value)} is no list of sizes; write 1,32", param, ctx)
+        for size in sizes:
+            if not bound.allows(size):
+                _refuse(f"a size of {label} is {bounds.shown(size)}; give {bound}", ctx)
+        if len(set(sizes)) > bounds.MAX_BATCH_SIZES:
+            _refuse(
+                f"{label} has {len(set(sizes))} sizes; give {bounds.MAX_BATCH_SIZES} at most, such as 1,32", ctx
+            )
+        return sizes
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def _label(param: click.Parameter | None) -> str:
+    return param.opts[0] if param is not None else "the value"
+
+
+def _refuse(message: str, ctx: click.Context | None) -> NoReturn:
+    raise click.UsageError(message, ctx)
 
 
 def _many(*options: Decorated) -> Decorated:
@@ -106,22 +153,24 @@ runtime = click.option(
     help="What artifacts are run in: onnxruntime, torch, litert, or onnxruntime:provider=cpu.",
 )  # fmt: skip
 machine_options = _many(
-    click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Inside one operator."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and of whatever is drawn."),
+    click.option("--threads", type=Number("threads"), default=1, show_default=True, help="Inside one operator."),
+    click.option(
+        "--seed", type=Number("seed"), default=0, show_default=True, help="Of the splits and of whatever is drawn."
+    ),
 )
 budget_options = _many(
     click.option(
-        "--max-drop", type=Number(0), default=0.01, show_default=True,
+        "--max-drop", type=Number("max_drop"), default=0.01, show_default=True,
         help="What may be lost: points of a bounded metric, a share of an unbounded one.",
     ),
-    click.option("--max-class-drop", type=Number(0), help="What any class's sensitivity may lose."),
+    click.option("--max-class-drop", type=Number("max_class_drop"), help="What any class's sensitivity may lose."),
     click.option(
-        "--min-speedup", type=Number(0, min_open=True), default=1.0, show_default=True,
+        "--min-speedup", type=Number("min_speedup"), default=1.0, show_default=True,
         help="Against the model as given, at every batch size.",
     ),
-    click.option("--max-bytes", type=click.IntRange(1), help="Greatest size of the file."),
+    click.option("--max-bytes", type=Number("max_bytes"), help="Greatest size of the file."),
     click.option(
-        "--min-fidelity", type=Number(0, 1), default=0.7, show_default=True,
+        "--min-fidelity", type=Number("min_fidelity"), default=0.7, show_default=True,
         help="Agreement with the original below which a candidate is ruined.",
     ),
 )  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("report")
+@click.command("report", cls=Verb)
 @click.argument("run")
 @opt.json_flag
 def command(run: str, as_json: bool) -> int:

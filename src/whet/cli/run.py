@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("run")
+@click.command("run", cls=Verb)
 @click.argument("recipes", nargs=-1)
 @click.option("--model", metavar="MODEL", help="An .onnx or .pt2 file, hf:name, or file.py:function.")
 @opt.weights

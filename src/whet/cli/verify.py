@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from whet.cli import options as opt
+from whet.cli.verb import Verb
 
 
-@click.command("verify")
+@click.command("verify", cls=Verb)
 @click.argument("bundle")
 @opt.json_flag
 def command(bundle: str, as_json: bool) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whet.bounds import shown
 from whet.data.preprocess import Postprocess, Preprocess
 from whet.data.samples import Rows, Samples, Subset, samples_of
 from whet.errors import DataError, MissingDependency
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 _SELECT_SHARE, _SELECT_LEAST, _SELECT_MOST = 0.2, 100, 2000
 _CALIBRATE_MOST = 4096
+_MAX_CLASSES = 1_000_000
 _LOOKED_AT = 1000  # texts that tell what share is cut
 _LIBRARIES = {"PIL": ("Pillow", "report"), "tokenizers": ("tokenizers", "text")}
 
@@ -68,6 +71,28 @@ class Data:
     classes: tuple[str, ...] = ()
     postprocess: Postprocess | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse classes, preprocessing and notes of another type, as a dict of a user's own may bring them."""
+        for name in ("classes", "notes"):
+            value = getattr(self, name)
+            if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+                raise DataError(f"{name} are a list of texts, this is {_shown(value)}")
+            texts = tuple(islice(value, _MAX_CLASSES + 1))
+            if len(texts) > _MAX_CLASSES:
+                raise DataError(f"there are more than {_MAX_CLASSES:,} {name}; give a list that ends")
+            for at, text in enumerate(texts):
+                if not isinstance(text, str):
+                    raise DataError(f"{name} are a list of texts, number {at} is {_shown(text)}")
+            object.__setattr__(self, name, tuple(map(str, texts)))
+        for name, kind in (("preprocess", Preprocess), ("postprocess", Postprocess)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise DataError(f"{name} is a whet.{kind.__name__} or None, this is {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    return f"a {type(value).__name__} ({shown(value)})"
 
 
 @dataclass(frozen=True)
@@ -193,6 +218,8 @@ def split(data: Data, seed: int = 0) -> Splits:
     for part, samples in given.items():
         if len(samples) == 0:
             raise DataError(f"the {part} part is empty; give it samples, or leave it out")
+        if part in (Part.TEST, Part.SELECT):
+            _check_labels(part, samples)
     notes = list(data.notes)
     if Part.SELECT not in given:
         given[Part.SELECT], given[Part.TEST] = _carve(given[Part.TEST], "select", seed, notes)
@@ -206,6 +233,24 @@ def split(data: Data, seed: int = 0) -> Splits:
         tuple(notes), _sides(given[Part.TEST]) if is_similarity(data.task) else (),
     )  # fmt: skip
     return replace(splits, notes=(*notes, *_cut_texts(splits)))
+
+
+def _check_labels(part: Part, samples: Samples) -> None:
+    """Refuse labels that are not one a sample, or of which one is not finite: the sample is named."""
+    labels = samples.labels()
+    if labels is None:
+        return
+    if not isinstance(labels, np.ndarray) or len(labels) != len(samples):
+        count = f"{len(labels):,} labels" if isinstance(labels, np.ndarray) else f"a {type(labels).__name__}"
+        raise DataError(
+            f"the {part} part has {len(samples):,} samples and {count}; give an array, one row a sample"
+        )
+    if labels.dtype.kind == "f" and not (finite := np.isfinite(labels)).all():
+        at = int(np.argwhere(~finite)[0][0])
+        value, many = labels.reshape(len(labels), -1)[at], int((~finite).sum())
+        others = f", and {many - 1:,} other values are not finite either" if many > 1 else ""
+        first = float(value[~np.isfinite(value)][0])
+        raise DataError(f"the label of sample {at} of {part} is {first}{others}; clean the labels")
 
 
 def with_preprocess(splits: Splits, preprocess: Preprocess) -> Splits:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import os
 import re
 import zipfile
 import zlib
@@ -14,17 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whet.data import tables
+from whet.bounds import listed, printable, shown
+from whet.data import limits, tables
 from whet.data.data import PART_NAMES, Data
 from whet.data.samples import FileSamples, Samples, samples_of
 from whet.data.tables import Reading
-from whet.errors import DataError
+from whet.errors import DataError, in_one_line
 
 if TYPE_CHECKING:
+    from io import BufferedIOBase
+
     from whet.types import Array
 
+_NO_ARCHIVE = (
+    TypeError, ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _LABELS = {"y", "label", "labels", "target", "targets"}
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".npy"}
+_LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "lost+found"}  # written by systems, not by users
 _TABLES = {".csv", ".tsv", ".parquet"}
 _PLAINLY = Reading()
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -36,7 +45,10 @@ def read_folder(path: Path, reading: Reading = _PLAINLY) -> Data:
     Raises:
         DataError: It holds none of these.
     """
-    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    try:
+        names = sorted(entry.name for entry in path.iterdir() if _is_visible(entry.name))
+    except OSError as error:
+        raise DataError(f"the folder {path} cannot be read ({in_one_line(error)})") from error
     if any(re.search(r"idx\d-ubyte(\.gz)?$", name) for name in names):
         return _read_idx(path)
     if any(name.endswith(".npz") for name in names):
@@ -79,9 +91,10 @@ def read_npz(paths: list[Path]) -> Data:
 
 def _load_npz(path: Path) -> dict[str, Array]:
     try:
+        limits.check_npz(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _NO_ARCHIVE as error:
         raise DataError(
             f"{path} cannot be read as an .npz of plain arrays ({error}); write it with numpy.savez, numbers only"
         ) from error
@@ -91,9 +104,10 @@ def _read_npy(paths: list[Path]) -> Data:
     """Read ``x_train.npy``, ``y_train.npy``, ... as memory maps: they may be larger than memory."""
     arrays: dict[str, Array] = {}
     for path in paths:
+        limits.check_regular(path)
         try:
             arrays[path.stem] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
             raise DataError(
                 f"{path} cannot be read as a plain array ({error}); write it with numpy.save, numbers only"
             ) from error
@@ -143,28 +157,63 @@ def read_idx(path: Path) -> Array:
 
     Source: http://yann.lecun.com/exdb/mnist/
     """
+    limits.check_regular(path)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        dtype, axes = np.dtype(_IDX_TYPES[content[2]]), content[3]
-        shape = tuple(int(size) for size in np.frombuffer(content, ">u4", axes, 4))
-        array = np.frombuffer(content, dtype, offset=4 + 4 * axes).reshape(shape)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _idx_array(path, file)
     except (OSError, EOFError, zlib.error, ValueError, KeyError, IndexError) as error:
-        raise DataError(f"{path} is not a whole idx file ({error}); download it again") from error
+        raise DataError(f"{path} is not a whole idx file ({in_one_line(error)}); download it again") from error
+
+
+def _idx_array(path: Path, file: BufferedIOBase) -> Array:
+    """Read as many elements as the header counts, and refuse a file that has fewer or more.
+
+    Raises:
+        DataError: They would take more memory than there is for them.
+        ValueError, KeyError, IndexError: The header is no header, or counts otherwise.
+    """
+    start = file.read(4)
+    dtype, axes = np.dtype(_IDX_TYPES[start[2]]), start[3]
+    shape = tuple(int(size) for size in np.frombuffer(file.read(4 * axes), ">u4", axes))
+    wanted = math.prod(shape) * dtype.itemsize
+    limits.check_memory(f"the idx file {path}", wanted)
+    content = file.read(wanted + 1)
+    if len(content) != wanted:
+        more = "more" if len(content) > wanted else f"{len(content):,}"
+        raise ValueError(f"its header counts {wanted:,} bytes of elements, there are {more}")
+    array = np.frombuffer(content, dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="))
 
 
 def _read_pictures(path: Path, folders: list[Path]) -> Data:
     """Read ``class/picture`` or ``part/class/picture``."""
-    parts = {PART_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in PART_NAMES}
+    parts = _part_folders(folders)
     if not parts:
         classes = [folder.name for folder in folders]
-        return Data(test=_pictures(folders, classes), classes=tuple(classes), notes=_empty({"": folders}, classes))
+        notes = (*_empty({"": folders}, classes), *_others(folders))
+        return Data(test=_pictures(folders, classes), classes=tuple(classes), notes=notes)
     if "test" not in parts:
         raise DataError(f"{path} has no test folder (it has {', '.join(parts)}); a verdict needs one")
     per_part = {part: _folders(folder) for part, folder in parts.items()}
     classes = sorted({folder.name for members in per_part.values() for folder in members})
     found = _data({part: _pictures(members, classes) for part, members in per_part.items()}, classes)
-    return replace(found, notes=_empty(per_part, classes))
+    left = [folder.name for folder in folders if folder not in parts.values()]
+    notes = (f"The folders {listed(left)} are no parts and were left out.",) if left else ()
+    return replace(found, notes=(*notes, *_empty(per_part, classes), *_others(parts.values())))
+
+
+def _part_folders(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the folders of parts by part.
+
+    Raises:
+        DataError: Two are the same part: ``val`` and ``dev``.
+    """
+    parts: dict[str, Path] = {}
+    for folder in folders:
+        part = PART_NAMES.get(folder.name.lower())
+        if part is not None and parts.setdefault(part, folder) != folder:
+            raise DataError(f"the folders {parts[part].name} and {folder.name} are both the {part} part; keep one")
+    return parts
 
 
 def _empty(parts: Mapping[str, list[Path]], classes: list[str]) -> tuple[str, ...]:
@@ -219,8 +268,22 @@ def _in_files(data: Data) -> dict[str, FileSamples]:
 
 
 def _folders(path: Path) -> list[Path]:
-    """Return the folders in a folder, but for hidden ones such as ``.ipynb_checkpoints``."""
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Return the folders in a folder, but for hidden ones such as ``.ipynb_checkpoints``.
+
+    Raises:
+        DataError: Two differ by case alone, a name is no UTF-8, or one is a link to a folder above.
+    """
+    found = sorted(entry for entry in path.iterdir() if entry.is_dir() and _is_visible(entry.name))
+    seen: dict[str, str] = {}
+    for folder in found:
+        name = folder.name
+        if not name.isprintable():
+            raise DataError(f"the folder {shown(name)} in {path} has a name that cannot be printed; rename it")
+        if (twin := seen.setdefault(name.casefold(), name)) != name:
+            raise DataError(f"the folders {twin} and {name} in {path} differ by case alone; merge or rename them")
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"the folder {folder} is a link to a folder around it; remove the link")
+    return found
 
 
 def _data(parts: Mapping[str, Samples], classes: Iterable[str] = ()) -> Data:
@@ -234,10 +297,41 @@ def _data(parts: Mapping[str, Samples], classes: Iterable[str] = ()) -> Data:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the pictures in a folder, however deep."""
-    return sorted(
-        file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES and not file.name.startswith(".")
-    )
+    """Return the pictures in a folder, however deep; hidden ones and links to folders are left out.
+
+    Raises:
+        DataError: Folders lie too deep in each other, or what is called like a picture is a pipe or a device.
+    """
+    found = []
+    for root, inner, names in os.walk(folder):
+        limits.check_depth(folder, root)
+        inner[:] = [name for name in inner if _is_visible(name)]
+        found += [
+            Path(root, name) for name in names if Path(name).suffix.lower() in _PICTURES and _is_visible(name)
+        ]
+    for path in found:
+        limits.check_regular(path)
+    return sorted(found)
+
+
+def _is_visible(name: str) -> bool:
+    """Tell whether a name is the user's own, not hidden and not made by an archiver or a file manager."""
+    return not name.startswith(".") and name not in _LITTER
+
+
+def _others(folders: Iterable[Path]) -> tuple[str, ...]:
+    """Name what lies among pictures and is none, for the report."""
+    found = [
+        str(Path(root, name).relative_to(folder.parent))
+        for folder in folders
+        for root, _, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() not in _PICTURES and _is_visible(name)
+    ]
+    if not found:
+        return ()
+    files = "file that is no picture was" if len(found) == 1 else "files that are no pictures were"
+    return (f"{len(found)} {files} left out: {printable(listed(sorted(found), 10))}.",)
 
 
 def _pictures(folders: Iterable[Path], classes: list[str]) -> FileSamples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whet.data import limits
 from whet.data.data import PART_NAMES, Data
 from whet.data.labels import label_columns
 from whet.data.modes import Look, look
@@ -139,6 +141,10 @@ def load_saved(path: Path) -> Data:
     """
     loader = _library()
     try:
+        _check_saved(path)
+    except DataError as error:
+        raise DataError(f"{path} is no whole saved data set: {error}; save it again") from error
+    try:
         return parted(loader.load_from_disk(str(path)))
     except DataError:
         raise
@@ -146,6 +152,52 @@ def load_saved(path: Path) -> Data:
         raise DataError(
             f"{path} is no whole saved data set ({type(error).__name__}: {in_one_line(error)}); save it again"
         ) from error
+
+
+def _check_saved(path: Path) -> None:
+    """Refuse a folder of ``save_to_disk`` of which a file is missing or damaged: the file is named.
+
+    Raises:
+        DataError: It is one, or it names a file outside of the folder.
+    """
+    folders = [path]
+    if (path / "dataset_dict.json").is_file():
+        splits = _json(path / "dataset_dict.json").get("splits")
+        if not isinstance(splits, list) or not all(isinstance(name, str) for name in splits):
+            raise DataError(f"{path / 'dataset_dict.json'} has no list of splits")
+        folders = [path / name for name in splits]
+    for folder in folders:
+        _json(folder / "dataset_info.json")
+        files = _json(folder / "state.json").get("_data_files")
+        for entry in files if isinstance(files, list) else [None]:
+            name = entry.get("filename") if isinstance(entry, dict) else None
+            if not isinstance(name, str) or Path(name).name != name:
+                raise DataError(f"{folder / 'state.json'} names no plain file of data")
+            _check_arrow(folder / name)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a saved data set."""
+    limits.check_regular(path)
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON ({in_one_line(error)})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no JSON object")
+    return found
+
+
+def _check_arrow(path: Path) -> None:
+    """Read the schema of a file of Arrow."""
+    import pyarrow as pa
+
+    limits.check_regular(path)
+    try:
+        with pa.memory_map(str(path)) as file:
+            pa.ipc.open_stream(file).close()
+    except (ValueError, OSError) as error:  # pyarrow's own errors are ValueErrors
+        raise DataError(f"{path} is no file of Arrow ({in_one_line(error)})") from error
 
 
 def parted(value: Any) -> Data:
@@ -156,7 +208,12 @@ def parted(value: Any) -> Data:
     """
     if not isinstance(value, Mapping):
         return Data(test=_readable(value))
-    parts = {PART_NAMES[name]: part for name, part in value.items() if name in PART_NAMES}
+    parts: dict[str, Any] = {}
+    for name, split in value.items():
+        if name in PART_NAMES and parts.setdefault(PART_NAMES[name], split) is not split:
+            raise DataError(
+                f"the data set has two splits that are the {PART_NAMES[name]} part, one is {name!r}; keep one"
+            )
     left = [name for name in value if name not in PART_NAMES]
     notes = [f"Splits {', '.join(left)} were left out."] if left else []
     if "select" in parts and ("test" not in parts or _unlabelled(parts["test"])):

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from whet.data.raw import read_as, stored_as
+from whet.bounds import listed, printable
+from whet.data.raw import has_rotation, read_as, stored_as
 from whet.errors import DataError, MissingDependency
 
 _NAMED = 10  # pictures of a sentence
@@ -24,11 +25,13 @@ class Look:
         name: What it is called in a sentence.
         stored: How it is stored, a mode of Pillow's: ``L``, ``CMYK``, ``RGB;16``.
         read: What it is read as where no colour is asked for.
+        rotated: Whether it carries an EXIF rotation, which is not applied.
     """
 
     name: str
     stored: str
     read: str
+    rotated: bool = False
 
 
 def look(name: str, file: Any) -> Look | None:
@@ -53,7 +56,7 @@ def look(name: str, file: Any) -> Look | None:
     try:
         with Image.open(file) as image:
             deep = image.mode.startswith(("I", "F"))
-            return None if deep else Look(name, stored_as(image), read_as(image.mode))
+            return None if deep else Look(name, stored_as(image), read_as(image.mode), has_rotation(image))
     except Exception:  # noqa: BLE001 - Pillow raises whatever its readers do
         return None
 
@@ -69,7 +72,7 @@ def _look_at_array(name: str, path: Path) -> Look | None:
 
 
 def told(looks: Sequence[Look], color: str | None) -> tuple[str, ...]:
-    """Say which pictures are converted: how many of which mode, and the first of them by name.
+    """Say which pictures are converted, by number, mode and name, and which carry a rotation that is not applied.
 
     Args:
         looks: At all pictures.
@@ -80,6 +83,23 @@ def told(looks: Sequence[Look], color: str | None) -> tuple[str, ...]:
     """
     if color is None:
         _check_alike(looks)
+    return (*_converted(looks, color), *_rotated(looks))
+
+
+def _rotated(looks: Sequence[Look]) -> tuple[str, ...]:
+    """Say which pictures a viewer shows otherwise than they are read."""
+    found = [each.name for each in looks if each.rotated]
+    if not found:
+        return ()
+    are = "picture carries" if len(looks) == 1 else "pictures carry"
+    return (
+        f"{len(found)} of {len(looks)} {are} an EXIF rotation that is not applied: pixels are read as they are "
+        f"stored ({printable(listed(found, _NAMED))}).",
+    )
+
+
+def _converted(looks: Sequence[Look], color: str | None) -> tuple[str, ...]:
+    """Say which pictures are converted to another mode."""
     converted = [each for each in looks if each.stored != (color or each.read)]
     if not converted:
         return ()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import itertools
+import struct
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 TABLES = (".csv", ".tsv", ".txt")
 """Suffixes of files of text that hold a table."""
 
+_ORIENTATION = 0x0112  # the tag of EXIF: 1 is upright, 2 to 8 are rotated or mirrored
 _GREY = ("1", "L", "LA", "La")  # modes of Pillow's without colour, of 8 bits at most
 
 
@@ -63,6 +66,36 @@ def stored_as(image: Any) -> str:
     if image.mode == "P" and "transparency" in image.info:
         return "PA"
     return str(image.mode) + (";16" if ";16" in str(image.tile) and ";16" not in image.mode else "")
+
+
+def exif_rotated(path: Path) -> bool:
+    """Tell whether a picture file carries an EXIF orientation other than upright; only its header is read.
+
+    Pixels are read as they are stored: such a picture is neither rotated nor mirrored, as in the usual training
+    pipelines of torchvision and Keras. A viewer shows it upright.
+
+    Raises:
+        OSError: It cannot be opened, or is no picture.
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return has_rotation(image)
+
+
+def has_rotation(image: Any) -> bool:
+    """Tell whether an opened Pillow picture carries an EXIF orientation other than upright; damaged EXIF has none.
+
+    Of PNG, EXIF that stands behind the pixels is not looked for: it would mean to decode them all.
+    """
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged EXIF, which has none
+            return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except (OSError, ValueError, SyntaxError, struct.error, KeyError, IndexError, TypeError, OverflowError):
+        return False  # what Pillow raises of damaged EXIF; the pixels are none the worse
 
 
 def read_table(path: Path, names: Sequence[str] = ()) -> tuple[dict[str, list[str]], bool]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import random
-import sys
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from whet.bounds import printable
+from whet.data.dataset import DatasetSamples, array_of
 from whet.data.modes import Look, look
 from whet.data.raw import read_raw
 from whet.errors import DataError, MissingDependency, in_one_line
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Rows = Mapping[str, Any]
 """Raw inputs by name: an array (n, ...), or a list of n arrays where their sizes differ."""
 
-_PROBES = 64  # samples of a Dataset that stand for all in its fingerprint
 _A_LOOK = 1000  # headers between two events
 
 
@@ -62,6 +61,9 @@ class ArraySamples:
         """Refuse no inputs at all, and arrays of unequal length."""
         if not self.inputs:
             raise DataError("a part of the data has no inputs; give an array, or a dict of named arrays")
+        for name, array in self.inputs.items():
+            if array.dtype.kind not in "biufUS":
+                raise DataError(f"the input {name!r} holds {array.dtype}, not numbers; convert it")
         lengths = {name: len(array) for name, array in self.inputs.items()}
         if self.targets is not None:
             lengths["labels"] = len(self.targets)
@@ -112,7 +114,7 @@ class FileSamples:
         for index in indices:
             path = self.paths[index]
             try:
-                pictures.append(read_raw(path))
+                pictures.append(_read(path))
             except ModuleNotFoundError as error:
                 raise MissingDependency.of("Pillow", "report") from error
             except Exception as error:  # noqa: BLE001 - Pillow raises whatever its readers do
@@ -127,7 +129,7 @@ class FileSamples:
         lost = []
         for index, path in enumerate(self.paths):
             try:
-                read_raw(path)
+                _read(path)
             except ModuleNotFoundError as error:
                 raise MissingDependency.of("Pillow", "report") from error
             except Exception:  # noqa: BLE001 - Pillow raises whatever its readers do
@@ -152,86 +154,34 @@ class FileSamples:
         """Hash each file's name, length and time of change."""
         digest = hashlib.sha256()
         for path in self.paths:
-            status = path.stat()
-            digest.update(f"{path.parent.name}/{path.name}:{status.st_size}:{status.st_mtime_ns}".encode())
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise DataError(f"{path} is not there any more ({in_one_line(error)}); mend the data") from error
+            digest.update(os.fsencode(f"{path.parent.name}/{path.name}:{status.st_size}:{status.st_mtime_ns}"))
         if self.targets is not None:
             digest.update(np.ascontiguousarray(self.targets).tobytes())
         return digest.hexdigest()[:24]
 
 
+def _read(path: Path) -> Array:
+    """Read one picture or array; what Pillow calls a bomb, and what has no pixels, cannot be read."""
+    picture = read_raw(path)
+    if picture.size == 0 or picture.dtype.kind not in "biuf":
+        raise ValueError(f"it is {picture.dtype} of shape {list(picture.shape)}, and not a picture in numbers")
+    return picture
+
+
 def _unreadable(failures: Mapping[Path, Exception]) -> DataError:
     """Name pictures that cannot be read, and say of the first what is wrong with it."""
     (first, error), *others = failures.items()
-    more = f"; nor can {', '.join(str(path) for path, _ in others[:10])}" if others else ""
+    more = f"; nor can {', '.join(printable(str(path)) for path, _ in others[:10])}" if others else ""
     more += f" and {len(others) - 10} others" if len(others) > 10 else ""
+    told = f"{type(error).__name__}: {in_one_line(error)}"
     return DataError(
-        f"{first} cannot be read as a picture ({type(error).__name__}: {in_one_line(error)}){more}; mend or remove "
-        f"{'them' if others else 'it'}"
+        f"{printable(str(first))} cannot be read as a picture ({told}){more}; "
+        f"mend or remove {'them' if others else 'it'}"
     )
-
-
-@dataclass(frozen=True)
-class DatasetSamples:
-    """A torch Dataset with a length; its items are ``x``, ``(x,)`` or ``(x, y)``, where x may be ``{name: x}``."""
-
-    dataset: Any
-    cache: dict[str, Array | None] = field(default_factory=dict, compare=False)
-
-    def __post_init__(self) -> None:
-        """Refuse a Dataset that can only be iterated."""
-        if not hasattr(self.dataset, "__len__") or not hasattr(self.dataset, "__getitem__"):
-            raise DataError(
-                f"{type(self.dataset).__name__} has no length or no items by number; "
-                f"splits need a map-style Dataset (with __len__ and __getitem__)"
-            )
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def rows(self, indices: Sequence[int]) -> Rows:
-        """Fetch items one by one and stack them."""
-        items = [self._get(int(index))[0] for index in indices]
-        rows: dict[str, Any] = {}
-        for name in items[0]:
-            column = [item[name] for item in items]
-            rows[name] = np.stack(column) if len({value.shape for value in column}) == 1 else column
-        return rows
-
-    def labels(self) -> Array | None:
-        """Return the labels: the Dataset's ``targets`` if it has them, else collected item by item, once."""
-        if "labels" not in self.cache:
-            self.cache["labels"] = self._collect()
-        return self.cache["labels"]
-
-    def _collect(self) -> Array | None:
-        targets = getattr(self.dataset, "targets", None)
-        changed = getattr(self.dataset, "target_transform", None) is not None
-        if targets is not None and not changed and len(targets) == len(self):
-            return _array(targets)
-        found = [self._get(index)[1] for index in range(len(self))]
-        if any(label is None for label in found):
-            return None
-        return _array(found)
-
-    def _get(self, index: int) -> tuple[dict[str, Array], Any]:
-        try:
-            item = self.dataset[index]
-        except Exception as error:
-            raise DataError(
-                f"item {index} of the {type(self.dataset).__name__} raised {type(error).__name__}: {error}"
-            ) from error
-        return _item(item)
-
-    def fingerprint(self) -> str:
-        """Hash the length and items spread evenly over the whole, random augmentation held still."""
-        digest = hashlib.sha256(f"{type(self.dataset).__name__}{len(self)}".encode())
-        with _dice_held():
-            for index in np.unique(np.linspace(0, len(self) - 1, min(_PROBES, len(self))).astype(int)):
-                inputs, label = self._get(int(index))
-                for name, value in sorted(inputs.items()):
-                    digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
-                digest.update(str(label).encode())
-        return digest.hexdigest()[:24]
 
 
 @dataclass(frozen=True)
@@ -305,9 +255,9 @@ def samples_of(part: Any) -> Samples:
     if isinstance(part, tuple | list) and len(part) == 2:
         part, labels = part
     if isinstance(part, Mapping):
-        inputs = {str(name): _array(value) for name, value in part.items()}
+        inputs = {str(name): array_of(value) for name, value in part.items()}
     elif hasattr(part, "__array__") or (isinstance(part, list | tuple) and labels is not None):
-        inputs = {"input": _array(part)}
+        inputs = {"input": array_of(part)}
     elif not isinstance(part, str | bytes) and (hasattr(part, "__getitem__") or hasattr(part, "__iter__")):
         if labels is not None:
             raise DataError(f"a {type(part).__name__} gives its own labels with its items; give it alone")
@@ -317,63 +267,7 @@ def samples_of(part: Any) -> Samples:
             f"a part of the data is (inputs, labels) or a torch Dataset, this is a {type(part).__name__}; "
             f"inputs are an array or a dict of arrays"
         )
-    return ArraySamples(inputs, None if labels is None else _array(labels))
-
-
-def _array(value: Any) -> Array:
-    """Return an array, keeping memory maps as they are."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    try:
-        array = value if isinstance(value, np.ndarray) else np.asarray(value)
-    except ValueError:  # rows of differing lengths
-        array = np.empty(1, object)
-    if array.dtype == object:
-        raise DataError("an array holds objects of differing sizes, not numbers; pad them to one size")
-    if array.ndim == 0:
-        raise DataError("inputs or labels are a single value; give an array with one row a sample")
-    return array
-
-
-def _item(item: Any) -> tuple[dict[str, Array], Any]:
-    """Split an item of a Dataset into named inputs and a label."""
-    label = None
-    if isinstance(item, tuple | list):
-        if len(item) not in (1, 2):
-            raise DataError(
-                f"an item of a Dataset is x, (x, y) or {{name: x}}, this one has {len(item)} elements; "
-                f"name several inputs in a dict"
-            )
-        label = item[1] if len(item) == 2 else None
-        item = item[0]
-    if label is not None:
-        label = _value(label)
-    if isinstance(item, Mapping):
-        return {str(name): _value(value) for name, value in item.items()}, label
-    return {"input": _value(item)}, label
-
-
-def _value(value: Any) -> Array:
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-
-
-@contextmanager
-def _dice_held() -> Iterator[None]:
-    """Let ``random``, NumPy and torch draw the same numbers every time, then go on as if nothing had been."""
-    torch = sys.modules.get("torch")
-    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    before_torch = None if torch is None else torch.default_generator.get_state()
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    if torch is not None:
-        torch.default_generator.manual_seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(before_numpy)  # noqa: NPY002
-        if torch is not None:
-            torch.default_generator.set_state(before_torch)
+    return ArraySamples(inputs, None if labels is None else array_of(labels))
 
 
 def _as_slice(indices: Sequence[int]) -> Any:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from whet import userfile
-from whet.data import builtin, folders, hub
+from whet.bounds import printable, shown
+from whet.data import builtin, folders, hub, limits
 from whet.data.data import Data, Splits, split
 from whet.data.preprocess import Preprocess
 from whet.data.tables import SUFFIXES, Reading, TableSamples, frames_read, read_tables
 from whet.data.tokens import TOKEN_FIELDS, Tokens
 from whet.data.windows import Windows, WindowSamples, series_of
-from whet.errors import DataError, did_you_mean
+from whet.errors import DataError, did_you_mean, in_one_line
 from whet.storage import sha256
 
 # The one object that travels to child processes: data in memory is part of it, data on disk is only named.
@@ -100,7 +101,7 @@ def data_source(
         elif name not in builtin.NAMES and not name.startswith("hf:"):
             if not name or not Path(name).exists():
                 raise DataError(
-                    f"the data {name!r} is neither a file, a folder nor a built-in name"
+                    f"the data {shown(name)} is neither a file, a folder nor a built-in name"
                     f"{did_you_mean(name, builtin.NAMES)}"
                 )
             name = str(Path(name).resolve())
@@ -164,13 +165,14 @@ def _named(name: str, reading: Reading) -> Data:
         return _read(hub.load_saved(path), reading)
     if path.is_dir():
         return folders.read_folder(path, reading)
+    limits.check_regular(path)
     if path.suffix == ".npz":
         return folders.read_npz([path])
     if path.suffix in SUFFIXES:
         return read_tables([path], reading)
     raise DataError(
-        f"cannot read {path.name} as data; data is a .npz, .csv, .tsv or .parquet file, a folder, hf:name, "
-        f"file.py:factory, or one of {', '.join(builtin.NAMES)}"
+        f"cannot read {printable(path.name)} as data; data is a .npz, .csv, .tsv or .parquet file, a folder, "
+        f"hf:name, file.py:factory, or one of {', '.join(builtin.NAMES)}"
     )
 
 
@@ -199,12 +201,16 @@ def parse_preprocess(text: str) -> Preprocess:
         import tomllib
 
         try:
-            raw = tomllib.loads(Path(text).read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read the preprocessing in {text}: {error}") from error
+            raw = tomllib.loads(_small_file(Path(text)).decode())
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"cannot read the preprocessing in {text}: {in_one_line(error)}") from error
         pairs = {key: value if isinstance(value, str) else _text(value) for key, value in raw.items()}
     else:
-        pairs = dict(_pair(part) for part in text.split(";") if part.strip())
+        given = [_pair(part) for part in text.split(";") if part.strip()]
+        pairs = dict(given)
+        for key in pairs:
+            if sum(key == other for other, _ in given) > 1:
+                raise DataError(f"--preprocess has {shown(key)} twice; give it once")
     inputs = tuple((key, value) for key, value in pairs.items() if value in TOKEN_FIELDS)
     values = {key: _value(key, value) for key, value in pairs.items() if value not in TOKEN_FIELDS}
     of_text = {key: values.pop(key) for key in _OF_TEXT if key in values}
@@ -216,14 +222,27 @@ def parse_preprocess(text: str) -> Preprocess:
     return Preprocess(**values)
 
 
+def _small_file(path: Path) -> bytes:
+    """Return the content of a file of settings.
+
+    Raises:
+        DataError: It is a pipe or a folder, is not there, or is far too large for settings.
+    """
+    size = path.stat().st_size
+    limits.check_regular(path)
+    if size > _MAX_SETTINGS:
+        raise DataError(f"{path} has {size:,} bytes; a file of preprocessing has {_MAX_SETTINGS:,} at most")
+    return path.read_bytes()
+
+
 def _value(key: str, value: str) -> Any:
     reader = _READERS.get(key)
     if reader is None:
-        raise DataError(f"unknown preprocessing {key!r}{did_you_mean(key, _READERS)}")
+        raise DataError(f"unknown preprocessing {shown(key)}{did_you_mean(key, _READERS)}")
     try:
         return _STATISTICS[value][key] if value in _STATISTICS else reader.read(value)
-    except (ValueError, KeyError, ZeroDivisionError) as error:
-        raise DataError(f"cannot read {key}={value!r}; {key} is {reader.form}") from error
+    except (ValueError, KeyError, ZeroDivisionError, OverflowError) as error:
+        raise DataError(f"cannot read {key}={shown(value)}; {key} is {reader.form}") from error
 
 
 def _tokens(text: dict[str, Any], inputs: tuple[tuple[str, str], ...]) -> Tokens:
@@ -243,7 +262,7 @@ def _text(value: Any) -> str:
 def _pair(part: str) -> tuple[str, str]:
     key, equals, value = part.partition("=")
     if not equals:
-        raise DataError(f"cannot read {part.strip()!r} in --preprocess; write key=value; key=value")
+        raise DataError(f"cannot read {shown(part.strip())} in --preprocess; write key=value; key=value")
     return key.strip(), value.strip()
 
 
@@ -255,8 +274,17 @@ def _number(text: str) -> float:
     return number
 
 
+def _factor(text: str) -> float:
+    if (number := _number(text)) == 0:
+        raise ValueError(text)
+    return number
+
+
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(_number(word) for word in text.split(","))
+    words = text.split(",")
+    if len(words) > _MAX_CHANNELS:
+        raise ValueError(text)
+    return tuple(_number(word) for word in words)
 
 
 def _divisors(text: str) -> tuple[float, ...]:
@@ -268,7 +296,7 @@ def _divisors(text: str) -> tuple[float, ...]:
 
 def _size(text: str) -> int | tuple[int, int]:
     sizes = [int(word) for word in text.split(",")]
-    if any(size < 1 for size in sizes):
+    if any(not 1 <= size <= _MAX_SIDE for size in sizes):
         raise ValueError(text)
     if len(sizes) == 1:
         return sizes[0]
@@ -293,24 +321,26 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _length(text: str) -> int:
-    if int(text) < 2:  # the tokenizer's own two special tokens at least
+    if not 2 <= int(text) <= _MAX_TOKENS:  # the tokenizer's own two special tokens at least
         raise ValueError(text)
     return int(text)
 
 
+_MAX_SIDE, _MAX_TOKENS = 16_384, 2**20  # pixels; tokens
+_MAX_CHANNELS, _MAX_SETTINGS = 16_384, 2**18  # numbers of a mean; bytes of a file of settings
 _OF_TEXT = {"tokenizer": "file", "max_length": "max_length", "padding": "padding", "text": "columns"}
 _FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")
 _READERS: Mapping[str, _Reader] = {
     "color": _Reader(_one_of("RGB", "L"), "RGB or L"),
-    "resize": _Reader(_size, "the short side in pixels, or height,width"),
-    "crop": _Reader(_size, "a side in pixels, or height,width"),
+    "resize": _Reader(_size, f"the short side in pixels, or height,width, each from 1 to {_MAX_SIDE:,}"),
+    "crop": _Reader(_size, f"a side in pixels, or height,width, each from 1 to {_MAX_SIDE:,}"),
     "interpolation": _Reader(_one_of(*_FILTERS), f"one of {', '.join(_FILTERS)}"),
-    "scale": _Reader(_number, "a number, such as 1/255"),
-    "mean": _Reader(_numbers, "one number a channel, or imagenet"),
+    "scale": _Reader(_factor, "a number, such as 1/255, and not 0"),
+    "mean": _Reader(_numbers, f"one number a channel, or imagenet; {_MAX_CHANNELS:,} at most"),
     "std": _Reader(_divisors, "one number a channel, none of them 0, or imagenet"),
     "layout": _Reader(_one_of("CHW", "HWC"), "CHW or HWC"),
     "tokenizer": _Reader(str, "a tokenizer.json, or a folder that holds one"),
-    "max_length": _Reader(_length, "a number of tokens, 2 at least"),
+    "max_length": _Reader(_length, f"a number of tokens, 2 at least and {_MAX_TOKENS:,} at most"),
     "padding": _Reader(_one_of("max", "batch"), "max (to max_length) or batch (to the longest of a batch)"),
     "text": _Reader(_names, "one column of text, or two"),
     "fill": _Reader(_one_of("median"), "median"),

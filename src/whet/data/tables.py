@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whet.data import raw
+from whet.data import limits, raw
 from whet.data.columns import Column, TableInput, numbers, words
 from whet.data.data import PART_NAMES, Data, is_similarity
 from whet.data.labels import Table, are_numbers, label_columns, targets
@@ -218,11 +218,15 @@ def _read(path: Path) -> tuple[Table, bool]:
         if path.suffix == ".parquet":
             import pyarrow.parquet
 
+            limits.check_parquet(path)
             return from_arrow(pyarrow.parquet.read_table(path)), True
-        return raw.read_table(path)
+        limits.check_text(path)
+        table, header = raw.read_table(path)
+        limits.check_columns(path, len(table))
+        return table, header
     except ModuleNotFoundError as error:
         raise MissingDependency.of("pyarrow", "table") from error
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+    except (OSError, ValueError, RecursionError, MemoryError) as error:  # pyarrow's own are ValueErrors
         raise DataError(f"{path} cannot be read as a table: {in_one_line(error)}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from whet.bounds import shown
+from whet.data import raw
 from whet.data.columns import TableInput
 from whet.data.data import Data
 from whet.data.labels import Table, are_numbers
@@ -165,8 +168,8 @@ def parse_windows(text: str) -> Windows:
         DataError: It has another form.
     """
     words = [word.strip() for word in text.split(",")]
-    if len(words) not in (2, 3) or not all(word.isdecimal() for word in words):
-        raise DataError(f"cannot read the windows {text!r}; write LENGTH,HORIZON, for example 96,24")
+    if len(words) not in (2, 3) or not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+        raise DataError(f"cannot read the windows {shown(text)}; write LENGTH,HORIZON, for example 96,24")
     length, horizon, *stride = map(int, words)
     return Windows(length, horizon, stride[0] if stride else 0)
 
@@ -178,7 +181,9 @@ def series_of(memory: Any, name: str) -> Table:
         DataError: It is something else, or parted already.
     """
     if memory is None:
-        return read_one(Path(name))
+        series = read_one(Path(name))
+        _check_no_empty_rows(Path(name))
+        return series
     if isinstance(memory, Mapping):
         return {str(key): np.asarray(value) for key, value in memory.items()}
     if (cells := cells_of(memory)) is not None:
@@ -190,6 +195,31 @@ def series_of(memory: Any, name: str) -> Table:
         )
     array = array.reshape(len(array), -1)
     return {f"column_{at}": array[:, at - 1] for at in range(1, array.shape[1] + 1)}
+
+
+def _check_no_empty_rows(path: Path) -> None:
+    """Refuse rows without any value between others: each row is a step of time, and a reader of tables drops them.
+
+    Raises:
+        DataError: There are some.
+    """
+    if path.suffix not in raw.TABLES:
+        return
+    empty: list[int] = []
+    found: list[int] = []
+    with path.open(encoding="utf-8-sig") as file:
+        for row, line in enumerate(file, 1):
+            if line.strip(' \t\r\n,;"'):
+                found += empty
+                empty = []
+            else:
+                empty.append(row)  # at the end of the file they are no steps
+    if found:
+        more = f", and {len(found) - 1:,} others" if len(found) > 1 else ""
+        raise DataError(
+            f"line {found[0]} of {path} has no values{more}: a row of a series is a step of time and cannot be "
+            f"left out; give it values, or remove the line if there was no such step"
+        )
 
 
 def _numeric(series: Table, drop: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Intervals for paired measurements, from SciPy."""
+"""Intervals for paired measurements, from SciPy, which is imported where a limit is computed: it takes 0.5 s."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import bdtr, gammaincinv, ndtr, ndtri, stdtrit
 
 if TYPE_CHECKING:
     from whet.types import Array
@@ -60,6 +59,8 @@ def _most(lost: Amounts, won: Amounts, confidence: float) -> float:
 
 def _gamma(mean: float, variance: float, share: float) -> float:
     """Return a quantile of the gamma distribution with this mean and variance."""
+    from scipy.special import gammaincinv
+
     return variance / mean * float(gammaincinv(mean**2 / variance, share)) if variance > 0 else 0.0
 
 
@@ -214,6 +215,8 @@ def proportion(hits: int, n: int, confidence: float) -> tuple[float, float]:
 
     The closed form: SciPy has it in ``scipy.stats``, which takes a second to import in every process that measures.
     """
+    from scipy.special import ndtri
+
     z, share = float(ndtri(confidence)), hits / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -237,6 +240,8 @@ def bootstrap(
         seed: Of the resampling.
         resamples: How many.
     """
+    from scipy.special import ndtr, stdtrit
+
     rng = np.random.default_rng(seed)
     values = np.array([statistic(rng.integers(0, n, n)) for _ in range(resamples)])
     wide = math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, confidence)) if n > 1 else math.inf
@@ -257,6 +262,8 @@ def paired_ratio(first: Array, second: Array, confidence: float = 0.95) -> tuple
         second: Of the same rounds.
         confidence: Two-sided.
     """
+    from scipy.special import bdtr
+
     ratios = np.sort(first / second)
     rounds = len(ratios)
     beyond = int((bdtr(np.arange(rounds), rounds, 0.5) <= (1 - confidence) / 2).sum())  # ratios outside each limit
@@ -274,6 +281,8 @@ def mean_ratio(ratios: Array, confidence: float = 0.95) -> tuple[float, float, f
     logs, n = np.log(ratios), len(ratios)
     if n == 1:
         return float(ratios[0]), 0.0, math.inf
+    from scipy.special import stdtrit
+
     reach = float(stdtrit(n - 1, (1 + confidence) / 2)) * float(logs.std(ddof=1)) / math.sqrt(n)
     middle = float(logs.mean())
     return math.exp(middle), math.exp(middle - reach), math.exp(middle + reach)

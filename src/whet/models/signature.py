@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from whet.bounds import shown
 from whet.errors import SignatureError, did_you_mean
 from whet.types import Signature, TensorSpec
 
@@ -17,11 +18,30 @@ if TYPE_CHECKING:
 _LENGTHS = (1, 16, 128, 512, 1024, 4096, 16000)  # tried for free axes, the least that runs is taken
 _VALUES = 2**24  # of one input at most: several free axes multiply
 _DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-_NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
+_MAX_AXES, _MAX_INPUTS = 32, 64
+_MAX_LENGTH, _MAX_VALUES = 2**31 - 1, 2**28  # of one axis, and of one sample of an input
+_NUMBER = r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _FORM = re.compile(
     r"^(?:(?P<name>[^=\[\]]+)=)?(?P<dtype>\w+)\[(?P<shape>[^\]]*)\]"
     rf"(?::(?P<low>{_NUMBER})(?:\.\.(?P<high>{_NUMBER}))?)?$"
 )
+
+
+def parse_inputs(given: str | Iterable[str]) -> tuple[TensorSpec, ...]:
+    """Read every ``--input``: one text, or several.
+
+    Raises:
+        SignatureError: A text cannot be read, a name stands twice, or there are more than a model has inputs.
+    """
+    texts = [given] if isinstance(given, str) else list(given)
+    if len(texts) > _MAX_INPUTS:
+        raise SignatureError(f"--input is given {len(texts)} times; give one for each input, {_MAX_INPUTS} at most")
+    specs = tuple(parse_input(text) for text in texts)
+    names = [spec.name for spec in specs if spec.name]
+    for name in names:
+        if names.count(name) > 1:
+            raise SignatureError(f"--input describes {shown(name)} twice; give each input once")
+    return specs
 
 
 def parse_input(text: str) -> TensorSpec:
@@ -35,15 +55,17 @@ def parse_input(text: str) -> TensorSpec:
     Raises:
         SignatureError: The text has another form.
     """
+    if not isinstance(text, str):
+        raise SignatureError(f"an input is described by a text such as ids=int64[1,200], not by {shown(text)}")
     match = _FORM.match(text.strip())
     if match is None:
         raise SignatureError(
-            f"cannot read the input {text!r}; write it as name=dtype[axes] or name=dtype[axes]:low..high, "
+            f"cannot read the input {shown(text)}; write it as name=dtype[axes] or name=dtype[axes]:low..high, "
             f"for example ids=int64[1,200]:0..30000"
         )
     dtype = match["dtype"]
     if dtype not in _DTYPES:
-        raise SignatureError(f"unknown type {dtype!r} in {text!r}{did_you_mean(dtype, _DTYPES)}")
+        raise SignatureError(f"unknown type {shown(dtype)} in {shown(text)}{did_you_mean(dtype, _DTYPES)}")
     sizes, free = _axes(match["shape"], text)
     bounds: tuple[float | None, float | None] = None, None
     if match["low"] is not None:
@@ -57,14 +79,14 @@ def _bounds(least: float, most: float, dtype: str, whole: str) -> tuple[float, f
     import numpy as np
 
     if least > most:
-        raise SignatureError(f"the range in {whole!r} runs backwards; write the least value first")
+        raise SignatureError(f"the range in {shown(whole)} runs backwards; write the least value first")
     holds: tuple[float, float] = (0, 1)
     if "int" in dtype:
         holds = np.iinfo(dtype).min, np.iinfo(dtype).max
     elif "float" in dtype:
         holds = float(np.finfo(dtype).min), float(np.finfo(dtype).max)
     if least < holds[0] or most > holds[1] or not math.isfinite(most - least):
-        raise SignatureError(f"{dtype} cannot hold the range in {whole!r}; it takes {holds[0]} to {holds[1]}")
+        raise SignatureError(f"{dtype} cannot hold the range in {shown(whole)}; it takes {holds[0]} to {holds[1]}")
     return least, most
 
 
@@ -77,9 +99,16 @@ def _axes(text: str, whole: str) -> tuple[list[int], set[int]]:
         if word.startswith("?"):
             free.add(axis)
             word = word[1:] or "1"  # noqa: PLW2901
-        if not word.isdecimal() or int(word) < 1:
-            raise SignatureError(f"cannot read axis {axis} of {whole!r}; an axis is 3, or ?128 where it is free")
+        if not re.fullmatch("[0-9]{1,18}", word) or not 1 <= int(word) <= _MAX_LENGTH:
+            raise SignatureError(
+                f"cannot read axis {axis} of {shown(whole)}; an axis is 3, or ?128 where it is free, from 1 to "
+                f"{_MAX_LENGTH:,}"
+            )
         sizes.append(int(word))
+    if len(sizes) > _MAX_AXES:
+        raise SignatureError(f"{shown(whole)} has {len(sizes):,} axes; an input has {_MAX_AXES} at most")
+    if (values := math.prod(sizes[1:])) > _MAX_VALUES:
+        raise SignatureError(f"one sample of {shown(whole)} has {values:,} values; give {_MAX_VALUES:,} at most")
     return sizes, free
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from whet import userfile
 from whet.errors import ModelError, in_one_line
 from whet.models.identity import identity
+from whet.models.recognise import check_file
 from whet.storage import files_below, sha256
 from whet.types import Format, TensorSpec
 
@@ -118,6 +119,8 @@ def source_of(
     """
     if not isinstance(model, str | Path):
         return _in_memory(model, inputs)
+    if not str(model).strip():
+        raise ModelError("the name of the model is empty; give a file, a folder, file.py:function or hf:owner/name")
     weights_file = _existing(Path(weights), "weights") if weights else None
     hub_name = _hub_name(model)
     if hub_name:
@@ -207,10 +210,7 @@ def _folder(path: Path, weights: Path | None, inputs: tuple[TensorSpec, ...], tr
 
 
 def _existing(path: Path, what: str) -> Path:
-    if not path.is_file():
-        raise ModelError(f"the {what} file {path} does not exist; check the path")
-    if path.stat().st_size == 0:
-        raise ModelError(f"the {what} file {path} is empty (0 bytes); it was probably not copied whole")
+    check_file(path, what)
     return path.resolve()
 
 

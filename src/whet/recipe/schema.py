@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import msgspec
@@ -21,9 +22,11 @@ def schema() -> dict[str, Any]:
         body["properties"] = {"pass": {"const": name}, **body.get("properties", {})}
         body["required"] = ["pass"]
         body["additionalProperties"] = False
-        body["description"] = (kind.__doc__ or "").split("\n\n")[0]
+        body["description"] = kind.__doc__
         definitions[name] = body
         variants.append({"$ref": f"#/$defs/{name}"})
+    for body in definitions.values():
+        body["description"] = _summary(body.get("description"))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A whet recipe",
@@ -38,3 +41,11 @@ def schema() -> dict[str, Any]:
         },
         "$defs": definitions,
     }
+
+
+def _summary(docstring: str | None) -> str:
+    """Return the first paragraph of a docstring as one line.
+
+    Whether the other lines of a docstring are indented depends on the versions of Python and msgspec.
+    """
+    return " ".join(inspect.cleandoc(docstring or "").split("\n\n")[0].split())

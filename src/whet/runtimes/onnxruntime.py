@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from whet.errors import RuntimeFailure, in_one_line
+from whet.errors import RuntimeFailure
 from whet.models.model import Stored
+from whet.models.onnx.refusals import sentence
 from whet.runtimes.base import Closing, Deployment, beyond_table
 from whet.types import Format
 
@@ -48,9 +49,7 @@ class OnnxRuntime:
         try:
             session = onnxruntime.InferenceSession(str(stored.path), options, providers=wanted)
         except Exception as error:  # onnxruntime raises its own kinds, without a common base
-            raise RuntimeFailure(
-                f"ONNX Runtime cannot open {stored.path.name}: {in_one_line(error, 300)}"
-            ) from error
+            raise RuntimeFailure(f"ONNX Runtime cannot open {stored.path.name}: {sentence(error)}") from error
         facts = {
             "runtime": "onnxruntime",
             "version": onnxruntime.__version__,
@@ -82,7 +81,7 @@ class OnnxSession(Closing):
             if found := _BEYOND.search(str(error)):
                 raise beyond_table(f"{found[1]}, of which a table has {int(found[2]) + 1} entries") from error
             raise RuntimeFailure(
-                f"ONNX Runtime cannot run the model: {in_one_line(error, 300)}{self._advice(batch)}"
+                f"ONNX Runtime cannot run the model: {sentence(error)}{self._advice(batch)}"
             ) from error
         return dict(zip(self._outputs, values, strict=True))
 

@@ -30,7 +30,7 @@ from whet.progress import Event, OnEvent
 from whet.runtimes.base import Deployment, open_session, predict, usual
 from whet.temporary import temporary_folder
 from whet.trials.closer import running, unknown
-from whet.trials.fit import open_data, open_model
+from whet.trials.fit import as_given, crashes_explained, open_data, open_model
 from whet.trials.opened import Contestant, one, raced, truth
 from whet.trials.spoil import Asked, spoil
 from whet.trials.trial import default_limits
@@ -149,9 +149,10 @@ def hold(contest: Contest, on_event: OnEvent) -> Standings:
     limits = default_limits()
     with temporary_folder("models-") as folder:
         deployment = contest.deployment
-        standings, contestants = isolate.call(
-            _measure, contest, folder, limits=limits, threads=deployment.threads, on_event=on_event
-        )
+        with crashes_explained([entrant.source for entrant in contest.entrants if entrant.source is not None]):
+            standings, contestants = isolate.call(
+                _measure, contest, folder, limits=limits, threads=deployment.threads, on_event=on_event
+            )
         if not contest.speed:
             return Standings(standings)
         weighed = []
@@ -189,7 +190,10 @@ def profile_entrant(
         raise SignatureError("nothing says what goes into the model; give --data, or --input 'name=dtype[axes]'")
     batch = model.signature.synthetic(count) if splits is None else _sample(splits, model.signature.batch or count)
     on_event(Event("profile"))
-    return profile(model, model.signature.bind(batch), deployment.threads)
+    with ExitStack() as stack:
+        if entrant.source is not None:
+            stack.enter_context(as_given(entrant.source))
+        return profile(model, model.signature.bind(batch), deployment.threads)
 
 
 def _measure(contest: Contest, folder: Path, on_event: OnEvent) -> tuple[list[Standing], list[Contestant]]:
@@ -265,7 +269,11 @@ def _open(entrant: Entrant, contest: Contest, splits: Splits | None, folder: Pat
     asked = deployment if deployment.runtime else replace(deployment, runtime=usual(source.format))
     whole = source.format in (Format.ONNX, Format.TFLITE)  # what is run is the file itself
     path = Path(source.path) if whole else adapter.save(model, folder / entrant.name)
-    return Contestant(Stored(source.format, path, source), model.signature, asked)
+    runs = Contestant(Stored(source.format, path, source), model.signature, asked)
+    batch = _inputs(model.signature, splits, model.signature.batch or deployment.batch_sizes[0])
+    with as_given(source), open_session(runs.stored, asked) as session:
+        session.run(model.signature.bind(batch))
+    return runs
 
 
 def _model(source: Source, splits: Splits | None, count: int) -> Model:

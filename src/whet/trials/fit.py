@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whet import plain
+from whet import isolate, plain
 from whet.data.data import Splits
 from whet.data.sources import DataSource
 from whet.data.tokens import Tokens
-from whet.errors import DataError, SignatureError
+from whet.errors import ChildCrashed, DataError, ModelError, RuntimeFailure, SignatureError, WhetError
+from whet.isolate import Limits
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
 from whet.models.source import Source
 from whet.models.takes import embedded, takes
 from whet.models.torch import hub
+from whet.progress import OnEvent
 from whet.storage import sha256, write_text
 from whet.types import TensorSpec
 
 if TYPE_CHECKING:
     from whet.types import Batch
+
+_CRASH_SECONDS = 120.0  # to find out whether a model makes its runtime crash
 
 
 def open_data(data: DataSource, source: Source, known: Path | None = None) -> Splits:
@@ -97,3 +103,50 @@ def check_words(splits: Splits, model: Model) -> None:
             f"the tokenizer does not fit the model: it has {tokens.vocabulary} words, the largest embedding "
             f"{words}; give the tokenizer.json that the model was trained with"
         )
+
+
+@contextmanager
+def as_given(source: Source) -> Iterator[None]:
+    """Raise what a runtime refuses of the user's own model as a ModelError: no candidate's fault, but the file's.
+
+    Raises:
+        ModelError: The model cannot be run.
+    """
+    try:
+        yield
+    except RuntimeFailure as error:
+        raise ModelError(f"{source.path or source.name} cannot be run as it is: {error}") from error
+
+
+@contextmanager
+def crashes_explained(sources: Sequence[Source]) -> Iterator[None]:
+    """Where a child process died, open the models one by one, each in a child, and name the one that kills it.
+
+    Raises:
+        ModelError: A model makes its own runtime crash.
+    """
+    try:
+        yield
+    except ChildCrashed as error:
+        for source in sources if str(error).startswith("died of") else ():
+            if cause := _crash_of(source):
+                raise ModelError(
+                    f"{source.path or source.name} made the runtime that opens it crash ({cause}); the file is "
+                    f"damaged, or made to do harm: copy or export it again"
+                ) from error
+        raise
+
+
+def _crash_of(source: Source) -> str:
+    """Return how a process dies that opens a model, or nothing."""
+    try:
+        isolate.call(_open_alone, source, limits=Limits(_CRASH_SECONDS))
+    except ChildCrashed as error:
+        return str(error) if str(error).startswith("died of") else ""
+    except WhetError:
+        return ""
+    return ""
+
+
+def _open_alone(source: Source, on_event: OnEvent) -> None:
+    adapter_for(source.format).open(source, None)

@@ -28,7 +28,7 @@ from whet.models.model import Model, Stored
 from whet.progress import Event, OnEvent
 from whet.recipe.cache import Entry, root_key
 from whet.recipe.execute import execute
-from whet.trials.fit import open_model
+from whet.trials.fit import as_given, open_model
 from whet.trials.opened import BATCH, Judge, Opened, one, truth
 from whet.trials.problem import Candidate, Original, Problem, Scope
 from whet.types import Layer, Signature
@@ -63,7 +63,8 @@ def prepare(problem: Problem, on_event: OnEvent) -> Original:
     root = root_key(problem.source.fingerprint(), plain.fingerprint(model.signature))
     entry = opened.cache.get(root) or opened.cache.put(root, model, None, 0.0)
     output = model.signature.answer
-    found = opened.outputs(opened.contestant(entry, problem.original), Part.SELECT, output)[output]
+    with as_given(problem.source):
+        found = opened.outputs(opened.contestant(entry, problem.original), Part.SELECT, output)[output]
     task = resolve_task(splits.task, found, splits.labels(Part.SELECT))
     _check(task, found, splits)
     _look_through(splits, model.signature, on_event)

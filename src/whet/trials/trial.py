@@ -28,6 +28,7 @@ from whet.recipe.presets import export
 from whet.recipe.recipe import Recipe
 from whet.storage import check_marked, make_folder, sweep, write_text
 from whet.trials import jobs, kept
+from whet.trials.fit import crashes_explained
 from whet.trials.problem import Candidate, Failure, Original, Problem, Result, Scope, StepReport
 
 _MEMORY_SHARE = 0.8  # of the machine's, that one candidate may use
@@ -106,7 +107,8 @@ def establish(problem: Problem, limits: Limits, on_event: OnEvent) -> Original:
                 f"the data has changed since {problem.folder} was begun; choose another --out, or put it back"
             )
         return known
-    original: Original = in_child(problem, jobs.prepare, limits=limits, on_event=on_event)
+    with crashes_explained([problem.source]):
+        original: Original = in_child(problem, jobs.prepare, limits=limits, on_event=on_event)
     if problem.stays:
         original = replace(original, float_key=original.root)
     else:

@@ -44,6 +44,34 @@ def test_a_classifiers_scores_are_scikit_learns(seed):
     )
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.integers(2, 6), st.integers(1, 4))
+def test_few_samples_missing_classes_and_equal_outputs_score_as_scikit_learn_has_it(seed, count, classes, steps):
+    """Coarse outputs (many ties), classes without samples, classes never chosen."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    outputs = rng.integers(0, steps + 1, (count, classes)) / np.float32(4)
+    found = metrics.classification(outputs, labels, logits=True)
+    chosen, present = outputs.argmax(1), np.unique(labels)
+    shares = softmax(outputs.astype(np.float64), axis=1)
+    mean = {"labels": present, "average": "macro", "zero_division": 0.0}
+    assert found["precision"] == pytest.approx(reference.precision_score(labels, chosen, **mean))
+    assert found["sensitivity"] == pytest.approx(reference.recall_score(labels, chosen, **mean))
+    assert found["f1"] == pytest.approx(reference.f1_score(labels, chosen, **mean))
+    if len(present) > 1:
+        areas = [reference.roc_auc_score(labels == one, shares[:, one]) for one in present]
+        assert found["auc"] == pytest.approx(np.mean(areas))
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [([1.0, 2.0], [3.0, 3.0]), ([3.0, 3.0], [3.0, 3.0]), ([1.0, 1.5], [1.0, 2.0]), ([9.0, -9.0], [1.0, 2.0])],
+)
+def test_r2_is_scikit_learns_where_labels_are_constant_too(values, wanted):
+    found = metrics.regression(np.array(values), np.array(wanted))["r2"]
+    assert found == pytest.approx(reference.r2_score(wanted, values))
+
+
 def test_probabilities_score_as_the_logits_they_came_from():
     outputs, labels = sample()
     shares = softmax(outputs.astype(np.float64), axis=1)

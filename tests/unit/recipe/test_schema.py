@@ -1,12 +1,14 @@
 """The JSON schema, by a small validator of the keywords that it uses."""
 
+import inspect
 import tomllib
 
+import msgspec
 import pytest
 
 from whet.passes import registry
 from whet.recipe import presets
-from whet.recipe.schema import schema
+from whet.recipe.schema import _summary, schema
 from whet.types import Format
 
 SCHEMA = schema()
@@ -94,3 +96,36 @@ def test_every_pass_and_every_setting_is_described():
         rule = SCHEMA["$defs"][name]
         assert rule["description"]
         assert all("description" in item for key, item in rule["properties"].items() if key != "pass")
+
+
+RAW = "Train it.\n\n    More of it\n    and more.\n    "
+
+
+@pytest.mark.parametrize(
+    ("docstring", "summary"),
+    [
+        (RAW, "Train it."),
+        (inspect.cleandoc(RAW), "Train it."),  # as Python 3.13 and msgspec 0.23 have it
+        ("\n    Train it\n    well.\n\n    More.", "Train it well."),
+        ("Train it\nwell.", "Train it well."),
+        ("Train it.", "Train it."),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_a_summary_does_not_depend_on_how_a_docstring_is_indented(docstring, summary):
+    assert _summary(docstring) == summary
+
+
+@pytest.mark.parametrize("form", [inspect.cleandoc, lambda text: text.replace("\n", "\n        "), str.strip])
+def test_the_schema_is_the_same_however_msgspec_hands_docstrings_on(monkeypatch, form):
+    made = msgspec.json.schema_components
+
+    def formed(types, **options):
+        found, parts = made(types, **options)
+        for part in parts.values():
+            part["description"] = form(part["description"])
+        return found, parts
+
+    monkeypatch.setattr(msgspec.json, "schema_components", formed)
+    assert schema() == SCHEMA

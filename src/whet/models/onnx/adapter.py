@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, numpy_helper
-from onnx.external_data_helper import uses_external_data
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from whet.errors import ModelError, SignatureError, in_one_line
 from whet.models.model import Model
-from whet.models.onnx import counting, initializers
+from whet.models.onnx import checks, counting, initializers
+from whet.models.onnx.refusals import sentence
 from whet.models.onnx.signature import graph_signature, has_shape, lengths
 from whet.models.signature import refine
 from whet.models.source import Source
@@ -41,9 +42,11 @@ class OnnxAdapter:
     def open(self, source: Source, sample: Batch | None) -> Model:
         """Read a file and check it; the signature is the graph's own, refined by what the user declared."""
         proto = read(Path(source.path))
+        declared = refine(graph_signature(proto), source.inputs)
+        check_opens(Path(source.path), proto)
         proto.ir_version = max(proto.ir_version, _WEIGHTS_NEED_NOT_BE_INPUTS)
         initializers.lift_constants(proto)
-        signature = lengths(proto, refine(graph_signature(proto), source.inputs), sample)
+        signature = lengths(proto, declared, sample)
         model = Model(self.format, proto, signature, counting.traits(proto), source=source)
         if any(not has_shape(value) for value in proto.graph.output):
             signature = self._run_for_outputs(model, sample)
@@ -138,7 +141,7 @@ class OnnxAdapter:
         except Exception as error:
             raise SignatureError(
                 f"the model's outputs have no declared shape and it cannot be run to find them "
-                f"({type(error).__name__}: {in_one_line(error)}); say what goes in with --input"
+                f"({sentence(error)}); say what goes in with --input"
             ) from error
         outputs = [_found(spec, found[spec.name]) for spec in model.signature.outputs]
         return Signature(model.signature.inputs, tuple(outputs))
@@ -153,20 +156,42 @@ def read(path: Path) -> ModelProto:
     if not path.is_file():
         raise ModelError(f"the model file {path} does not exist; check the path")
     try:
-        proto = onnx.load(str(path))
-    except DecodeError as error:
-        raise ModelError(f"{path} is not an ONNX file, or it is truncated ({error})") from error
+        proto = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise ModelError(f"{path} is not an ONNX file, or it is truncated ({in_one_line(error)})") from error
+    if not proto.opset_import:
+        raise ModelError(f"{path} holds no ONNX graph; it may be truncated or of another format")
+    checks.check_graph(path, proto)
+    checks.check_external(path, proto)
+    try:
+        load_external_data_for_model(proto, str(path.parent))
     except (onnx.checker.ValidationError, FileNotFoundError, ValueError, OSError) as error:
         raise ModelError(f"the external data of {path} cannot be read: {in_one_line(error)}") from error
-    if not proto.graph.node or not proto.opset_import:
-        raise ModelError(f"{path} holds no ONNX graph; it may be truncated or of another format")
     try:
         # The path form also checks models beyond protobuf's 2 GiB.
         onnx.checker.check_model(str(path), full_check=False)
     except onnx.checker.ValidationError as error:
         if not any(known in str(error) for known in LEFT_TO_THE_RUNTIME):
-            raise ModelError(f"{path} is not a valid ONNX model: {in_one_line(error)}") from error
+            raise ModelError(f"{path} is not a valid ONNX model: {sentence(error, proto)}") from error
     return proto
+
+
+def check_opens(path: Path, proto: ModelProto) -> None:
+    """Open a user's file in ONNX Runtime, nothing optimized: what it refuses is the file's fault, and told as such.
+
+    Raises:
+        ModelError: ONNX Runtime refuses it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own kinds, without a common base
+        raise ModelError(f"ONNX Runtime cannot open {path}: {sentence(error, proto)}") from error
 
 
 def _found(spec: TensorSpec, array: Array) -> TensorSpec:

@@ -18,6 +18,13 @@ from whet.types import Signature, TensorSpec
 if TYPE_CHECKING:
     from whet.types import Batch
 
+_KINDS = {"optional_type": "an optional", "sparse_tensor_type": "a sparse tensor"}
+_NUMBERS = {
+    TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BOOL,
+    TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+    TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+}  # fmt: skip
+
 
 def graph_signature(proto: ModelProto) -> Signature:
     """Return the signature a graph declares; initializers that are also inputs are not inputs.
@@ -96,12 +103,18 @@ def _spec(value: ValueInfoProto) -> TensorSpec:
     kind = value.type.WhichOneof("value") or "tensor_type"
     tensor = value.type.tensor_type
     if kind != "tensor_type" or tensor.elem_type == TensorProto.STRING:
-        what = "text" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
+        what = "text" if kind == "tensor_type" else _KINDS.get(kind, f"a {kind.removesuffix('_type')}")
         raise SignatureError(
             f"{value.name!r} is {what}, not a tensor of numbers; export the model without it "
             f"(a classifier of skl2onnx with zipmap=False, a text model without its tokenizer)"
         )
     dtype = "float32"
+    if tensor.elem_type and tensor.elem_type not in _NUMBERS:
+        name = TensorProto.DataType.Name(tensor.elem_type)
+        raise SignatureError(
+            f"{value.name!r} is of the type {name}, which ONNX Runtime takes from no array; export the model with "
+            f"float32, float16 or integers of 8 bits and more for its inputs and outputs"
+        )
     if tensor.elem_type:
         dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
     shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,6 +24,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "param
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel
 _SHOWN = 5
+_MAX_COMPRESSED, _MAX_RATIO = 2**28, 20  # bytes that compressed records may unpack to, or so many times the file's
 
 
 def read(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]:
@@ -95,6 +98,36 @@ def _recognise(path: Path) -> None:
         raise ModelError(
             f"{path} is not a torch checkpoint: it begins with {start[:12]!r}; it may be another library's, "
             f"or a page that was downloaded in place of the file"
+        )
+    if start.startswith(_ZIP):
+        _check_sizes(path)
+
+
+def _check_sizes(path: Path) -> None:
+    """Look at the sizes of an archive's records before any is unpacked; torch itself compresses none.
+
+    Raises:
+        ModelError: Compressed records unpack to much more than the file, or the whole does not fit into memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # torch says what is wrong with it
+    size, unpacked = path.stat().st_size, sum(record.file_size for record in records)
+    dense = sum(record.file_size for record in records if record.compress_type != zipfile.ZIP_STORED)
+    if dense > max(_MAX_COMPRESSED, _MAX_RATIO * size):
+        raise ModelError(
+            f"{path} has {size:,} bytes and unpacks to {unpacked:,}; torch.save compresses nothing, so that this "
+            f"file may be made to fill the memory; if you trust it, unzip it and zip it again with zip -0"
+        )
+    if unpacked - dense > size:
+        raise ModelError(f"{path} has records that lie over each other; copy the file again")
+    available = psutil.virtual_memory().available
+    if unpacked > available:
+        raise ModelError(
+            f"{path} takes {unpacked:,} bytes of memory, and {available:,} are free; close other programs, or take "
+            f"a larger machine"
         )
 
 

@@ -15,6 +15,7 @@ import onnx
 import torch
 from torch import nn
 
+from whet import userfile
 from whet.data.data import Part
 from whet.errors import PassError, UnsupportedOperator, in_one_line
 from whet.models.model import Model
@@ -142,7 +143,8 @@ def _explain(error: Exception) -> PassError:
     if "Constraints violated" in text or "specialized" in text:
         return _fixed("", 0, _COMPARED)
     root = chain[-1]
-    where = re.search(r'File "(?!.*site-packages)([^"]+)", line (\d+)', text)
+    frames = re.finditer(r'File "([^"]+)", line (\d+)', text)
+    where = next((frame for frame in frames if userfile.is_users(frame[1])), None)
     place = f" (at {where[1]}, line {where[2]})" if where else ""
     return PassError(f"the model cannot be exported: {type(root).__name__}: {in_one_line(root, 300)}{place}")
 

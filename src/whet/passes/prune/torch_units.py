@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from whet import userfile
 from whet.errors import PassError, in_one_line
 from whet.models.torch import edits
 from whet.models.torch.adapter import flatten
@@ -301,10 +302,7 @@ def _told(what: str) -> Iterator[None]:
 
 def _place(error: BaseException) -> str:
     """Return the line of the user's own code that raised an error: `` (at file.py, line 7: x = ...)``."""
-    own = [
-        frame for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and "/whet/" not in frame.filename
-    ]  # fmt: skip
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if userfile.is_users(frame.filename)]
     return f" (at {own[-1].filename}, line {own[-1].lineno}: {own[-1].line})" if own else ""
 
 
