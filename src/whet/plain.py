@@ -84,10 +84,13 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         ValueError: It is no regular file, or larger than ``max_bytes``.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
         os.close(handle)
         raise ValueError("it is not a regular file")
-    with os.fdopen(handle, "rb") as file:
+    with os.fdopen(handle, "rb") as file:  # what is too large is not read for nothing
+        if status.st_size > max_bytes:
+            raise ValueError(f"it is larger than {max_bytes:,} bytes")
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"it is larger than {max_bytes:,} bytes")
