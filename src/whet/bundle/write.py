@@ -24,7 +24,7 @@ from whet.machine import this_machine, versions
 from whet.measure.measurement import Measurement
 from whet.measure.verdict import Verdict, overall
 from whet.models.model import Facts, Stored
-from whet.models.source import Origin, Source
+from whet.models.source import BundleSource, Origin, Source
 from whet.recipe.recipe import Recipe
 from whet.runtimes.base import Deployment, Session, open_session, predict
 from whet.storage import files_below, new_folder, sha256, write_text
@@ -83,7 +83,7 @@ def write(bundle: Path, contents: Contents) -> Manifest:
     folders = Folders.of(contents.source, contents.stored.path)
     with new_folder(bundle) as folder:
         name = _copy_model(contents.stored, folder, folders)
-        shipped = Stored(contents.stored.format, folder / name, contents.source)
+        shipped = Stored(contents.stored.format, folder / name, BundleSource.of_user(contents.source))
         with open_session(shipped, contents.deployment) as session:
             golden, raw_axes = _golden(folder, contents, session, signature)
             _reference(folder, contents, session, signature)
