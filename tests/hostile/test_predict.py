@@ -1,5 +1,6 @@
 """Hostile bundles of ``predict.py``: what is damaged or means harm is refused in one line, before it is opened."""
 
+import json
 import os
 import shutil
 import signal
@@ -235,7 +236,7 @@ def test_hostile(case, survives):
 
 
 def test_nobody_reads_the_answers(material, tmp_path):
-    np.save(tmp_path / "x.npy", np.ones((50_000, 6), np.float32))
+    np.save(tmp_path / "x.npy", np.ones((5_000, 6), np.float32))
     command = [sys.executable, material["bundle"] / "predict.py", tmp_path / "x.npy"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert b"answer" in process.stdout.readline()
@@ -245,7 +246,7 @@ def test_nobody_reads_the_answers(material, tmp_path):
 
 
 def test_an_interrupt_is_quiet(material, tmp_path):
-    np.save(tmp_path / "x.npy", np.ones((300_000, 6), np.float32))
+    np.save(tmp_path / "x.npy", np.ones((5_000, 6), np.float32))
     command = [sys.executable, material["bundle"] / "predict.py", tmp_path / "x.npy"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline()  # it waits for a reader now
