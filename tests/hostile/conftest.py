@@ -26,6 +26,14 @@ def material(tmp_path_factory):
     return {**made, "bundle": folder / "run" / "bundle"}
 
 
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """``good.onnx`` and ``good.npz`` alone, for tests that need no finished search."""
+    folder = tmp_path_factory.mktemp("inputs")
+    _write(folder)
+    return {name: folder / name for name in ("good.onnx", "good.npz")}
+
+
 @pytest.fixture
 def survives(material, tmp_path, record_property):
     """Run a case and fail with its problems; the terminal summary counts cases and problems over all tables."""

@@ -228,12 +228,12 @@ def holds_the_lock():
 class Started:
     """A command that is waiting inside the user's code: its process, its folders, and the processes of its mark."""
 
-    def __init__(self, material, folder, verb="evaluate", function="data", **settings):
+    def __init__(self, inputs, folder, verb="evaluate", function="data", **settings):
         self.work, self.temporary, self.mark = folder / "work", folder / "tmp", str(folder)
         for each in (self.work, self.temporary):
             each.mkdir(exist_ok=True)
         (self.work / "slow.py").write_text(SLOW)
-        model = material["good.onnx"]
+        model = inputs["good.onnx"]
         command = [sys.executable, "-m", "whet", verb, model, "--data", f"slow.py:{function}"]
         out = ["--out", "run"] if verb == "optimize" else []
         environment = {**os.environ, "TMPDIR": str(self.temporary), "WHET_HOSTILE_MARK": self.mark}
@@ -278,8 +278,8 @@ class Started:
         ("optimize", signal.SIGTERM, 143), ("evaluate", signal.SIGHUP, 129), ("optimize", signal.SIGINT, 130),
     ],
 )  # fmt: skip
-def test_a_signal_unwinds_a_command_whole(material, tmp_path, verb, number, code):
-    started = Started(material, tmp_path, verb)
+def test_a_signal_unwinds_a_command_whole(inputs, tmp_path, verb, number, code):
+    started = Started(inputs, tmp_path, verb)
     started.wait_until_inside()
     started.process.send_signal(number)
     found, err = started.end()
@@ -289,8 +289,8 @@ def test_a_signal_unwinds_a_command_whole(material, tmp_path, verb, number, code
     assert started.left() == ([], [])
 
 
-def test_signals_in_a_row_leave_nothing_either(material, tmp_path):
-    started = Started(material, tmp_path)
+def test_signals_in_a_row_leave_nothing_either(inputs, tmp_path):
+    started = Started(inputs, tmp_path)
     started.wait_until_inside()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         started.process.send_signal(number)
@@ -301,8 +301,8 @@ def test_signals_in_a_row_leave_nothing_either(material, tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [0.4, 0.8, 1.6])
-def test_ctrl_c_at_any_moment_is_one_line(material, tmp_path, seconds):
-    started = Started(material, tmp_path)
+def test_ctrl_c_at_any_moment_is_one_line(inputs, tmp_path, seconds):
+    started = Started(inputs, tmp_path)
     time.sleep(seconds)
     end = time.monotonic() + 60
     while not list(started.temporary.iterdir()) and time.monotonic() < end:  # the interpreter has started by then
@@ -314,8 +314,8 @@ def test_ctrl_c_at_any_moment_is_one_line(material, tmp_path, seconds):
     assert started.left() == ([], [])
 
 
-def test_a_hangup_that_is_ignored_stays_ignored(material, tmp_path):
-    started = Started(material, tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+def test_a_hangup_that_is_ignored_stays_ignored(inputs, tmp_path):
+    started = Started(inputs, tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     started.wait_until_inside()
     started.process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
@@ -325,8 +325,8 @@ def test_a_hangup_that_is_ignored_stays_ignored(material, tmp_path):
 
 
 @pytest.mark.parametrize("function", ["data", "holds_the_lock"])
-def test_a_killed_command_takes_its_children_along_and_the_next_one_its_folders(material, tmp_path, function):
-    started = Started(material, tmp_path, function=function)
+def test_a_killed_command_takes_its_children_along_and_the_next_one_its_folders(inputs, tmp_path, function):
+    started = Started(inputs, tmp_path, function=function)
     started.wait_until_inside()
     started.process.kill()
     started.process.communicate()
@@ -335,13 +335,13 @@ def test_a_killed_command_takes_its_children_along_and_the_next_one_its_folders(
     assert [path.name.startswith(f"whet-{started.process.pid}-") for path in folders] == [True]
     others = tmp_path / "tmp" / "whet-somebody-else"
     others.mkdir()
-    next_one = Started(material, tmp_path, function="absent")
+    next_one = Started(inputs, tmp_path, function="absent")
     assert next_one.end()[0] == 2
     assert list((tmp_path / "tmp").iterdir()) == [others]
 
 
-def test_nobody_who_reads_the_output_is_no_mistake(material, tmp_path):
-    command = f"{sys.executable} -m whet evaluate {material['good.onnx']} --data {material['good.npz']} --json"
+def test_nobody_who_reads_the_output_is_no_mistake(inputs, tmp_path):
+    command = f"{sys.executable} -m whet evaluate {inputs['good.onnx']} --data {inputs['good.npz']} --json"
     script = f"{command} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "141\n"
