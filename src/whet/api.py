@@ -8,30 +8,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, Unpack, cast
 
-from whet import bounds, isolate, progress, userfile
+from whet import isolate, progress, userfile
+from whet import options as opt
 from whet.bundle.verify import Checks
 from whet.bundle.verify import verify as verify_bundle
 from whet.data.data import Splits
-from whet.data.goal import named
-from whet.data.preprocess import Preprocess
-from whet.data.sources import DataSource, data_source, parse_preprocess
-from whet.data.windows import Windows, parse_windows
-from whet.errors import DataError, RunFolderError, StorageError, UserError, did_you_mean
-from whet.machine import check_threads
+from whet.data.sources import DataSource
+from whet.errors import RunFolderError, StorageError, UserError
 from whet.measure.verdict import Budget
 from whet.models.adapter import adapter_for
 from whet.models.model import Model
-from whet.models.signature import parse_inputs
-from whet.models.source import Source, source_of
+from whet.options import DataOptions, Options
 from whet.profile.profile import Profile
 from whet.progress import OnEvent
 from whet.recipe import presets
 from whet.recipe.presets import recipe
-from whet.recipe.recipe import Recipe
 from whet.report.write import write as write_report
-from whet.runtimes.base import Deployment, parse_runtime, usual
+from whet.runtimes.base import usual
 from whet.search import optimize as searching
 from whet.search import run_folder
 from whet.search.candidates import candidates, deploy
@@ -44,9 +39,7 @@ from whet.trials.fit import crashes_explained
 from whet.trials.problem import Problem
 from whet.trials.trial import default_limits
 
-_SEARCHING = {"budget", "within", "recipes"}  # options of the searching verbs alone
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_OF_BUNDLES = {"trust_code"}  # options of the verbs that open bundles alone
 
 
 def load(
@@ -67,28 +60,8 @@ def load(
     Raises:
         ModelError: It cannot be found or opened.
     """
-    source = _source(model, weights, input, trust_pickle=trust_pickle)
+    source = opt.model_source(model, weights, input, trust_pickle=trust_pickle)
     return adapter_for(source.format).open(source, None)
-
-
-class DataOptions(TypedDict, total=False):
-    """How data is read.
-
-    Attributes:
-        preprocess: What turns raw inputs into tensors; takes the place of the data's own.
-        task: ``classification``, ``regression``, ``fidelity``, ``similarity``, or ``metric(outputs, labels)``.
-        seed: Of the splits.
-        label: The column of a table that holds the labels; several with commas between, or ``none``.
-        windows: How a time series is cut into samples: ``whet.Windows(96, 24)``, or ``"96,24"``.
-        skip_unreadable: Leave out pictures that cannot be read, in place of stopping; a note names them.
-    """
-
-    preprocess: str | Preprocess | None
-    task: Any
-    seed: int
-    label: str | None
-    windows: str | Windows | None
-    skip_unreadable: bool
 
 
 def dataset(data: Any, **options: Unpack[DataOptions]) -> Splits:
@@ -102,45 +75,8 @@ def dataset(data: Any, **options: Unpack[DataOptions]) -> Splits:
     Raises:
         DataError: It cannot be found, read or split.
     """
-    _check(cast("Options", options), "dataset", set(Options.__annotations__) - set(DataOptions.__annotations__))
-    return _data(data, options).open()
-
-
-class Options(DataOptions, total=False):
-    """What ``optimize`` and ``run`` take besides model, data and folder.
-
-    Attributes:
-        weights: A file of weights, for a factory.
-        input: What goes in, as ``ids=int64[1,200]:0..30000``; several inputs as a list.
-        trust_pickle: Allow weights to be unpickled.
-        trust_code: Allow the code that a torch bundle brings to be run; ``profile``, ``bench``, ``evaluate`` and
-            ``compare`` take it.
-        preprocess: As ``dataset`` takes it; so ``task``, ``label`` and ``windows``.
-        budget: What may be lost; by default one point of the task's metric.
-        runtime: What artifacts are run in, ``onnxruntime`` or ``onnxruntime:graph_level=basic,provider=cpu``; by
-            default the usual runtime of their format.
-        threads: For the arithmetic inside one operator; 1 by default.
-        batch_sizes: Each is measured; 1 and 32 by default.
-        seed: Of the splits, and of whatever is drawn.
-        within: Seconds after which no further candidate is begun.
-        recipes: What ``optimize`` tries, in place of the usual set.
-        robustness: Whether behaviour on corrupted inputs is looked at: by ``optimize`` of what it chose unless this
-            is False, by ``evaluate`` if it is True.
-        on_event: Told of progress; by default a line in a notebook, and nothing elsewhere.
-    """
-
-    weights: str | Path | Sequence[str | Path] | None
-    input: str | Iterable[str]
-    trust_pickle: bool
-    trust_code: bool
-    budget: Budget | None
-    runtime: str | None
-    threads: int
-    batch_sizes: Sequence[int]
-    within: float | None
-    recipes: Sequence[str | Path | Recipe] | None
-    robustness: bool
-    on_event: OnEvent
+    opt.check(cast("Options", options), "dataset", set(Options.__annotations__) - set(DataOptions.__annotations__))
+    return opt.read_data(data, options).open()
 
 
 def optimize(model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> Outcome:
@@ -185,7 +121,7 @@ def verify(bundle: str | Path, model: Any = None, *, trust_code: bool = False, d
     """
     if digest is not None and not _DIGEST.fullmatch(digest):
         raise UserError(f"a digest is sha256: and 64 digits of 0-9a-f, as verify prints it, not {digest[:80]!r}")
-    source = None if model is None else _source(model, None, ())
+    source = None if model is None else opt.model_source(model, None, ())
     return verify_bundle(Path(bundle), source=source, trust_code=trust_code, digest=digest or "")
 
 
@@ -195,9 +131,9 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
     Raises:
         UserError: The model or the data cannot be used, or nothing says what goes in.
     """
-    _check(options, "profile", {*_SEARCHING, "runtime", "robustness"})
+    opt.check(options, "profile", {*opt.SEARCHING, "runtime", "robustness"})
     entrant = _entrant(model, options.get("weights"), options)
-    deployment = _deployment(options, (1,))
+    deployment = opt.deployment(options, (1,))
     tell = options.get("on_event") or progress.usual()
     with crashes_explained([entrant.source] if entrant.source is not None else []):
         found = isolate.call(
@@ -210,13 +146,13 @@ def profile(model: Any, data: Any = None, **options: Unpack[Options]) -> Profile
 
 def bench(*models: Any, data: Any = None, **options: Unpack[Options]) -> Standings:
     """Time models in turns, with their size, load time and memory; without data, on inputs drawn by ``input``."""
-    _check(options, "bench", {*_SEARCHING, "robustness"})
+    opt.check(options, "bench", {*opt.SEARCHING, "robustness"})
     return _contest(models, data, options, quality=False, speed=True)
 
 
 def evaluate(*models: Any, data: Any, **options: Unpack[Options]) -> Standings:
     """Measure what models are worth on ``test``; several with intervals that hold for all at once."""
-    _check(options, "evaluate", {*_SEARCHING, "batch_sizes"})
+    opt.check(options, "evaluate", {*opt.SEARCHING, "batch_sizes"})
     return _contest(models, data, options, quality=True, speed=False)
 
 
@@ -231,7 +167,7 @@ def compare(*models: Any, data: Any, **options: Unpack[Options]) -> Standings:
     Raises:
         UserError: A model or the data cannot be used, or they do not fit.
     """
-    _check(options, "compare", {*_SEARCHING, "robustness"})
+    opt.check(options, "compare", {*opt.SEARCHING, "robustness"})
     if len(models) < 2:
         raise UserError("compare takes two models or more; to measure one, use evaluate or bench")
     return _contest(models, data, options, quality=True, speed=True)
@@ -251,7 +187,7 @@ def _contest(models: Sequence[Any], data: Any, options: Options, *, quality: boo
         entrants.append(replace(entrant, name=name))
     if given:
         raise UserError(f"{given[0]} belongs to no model; give one --weights a file.py:function, in their order")
-    asked = Contest(entrants, _optional(data, options), _deployment(options, (1, 7, 32)), quality, speed)
+    asked = Contest(entrants, _optional(data, options), opt.deployment(options, (1, 7, 32)), quality, speed)
     asked = replace(asked, robustness=options.get("robustness", False), seed=options.get("seed", 0))
     with crashes_explained([entrant.source for entrant in entrants if entrant.source is not None]):
         return hold(asked, options.get("on_event") or progress.usual())
@@ -263,14 +199,16 @@ def _entrant(model: Any, weights: Any, options: Options) -> Entrant:
     if isinstance(model, str | Path) and (Path(model) / "manifest.json").exists():
         path = Path(model).resolve()
         return Entrant(path.name, bundle=path, trust_code=options.get("trust_code", False))
-    source = _source(model, weights, options.get("input", ()), trust_pickle=options.get("trust_pickle", False))
+    source = opt.model_source(
+        model, weights, options.get("input", ()), trust_pickle=options.get("trust_pickle", False)
+    )
     return Entrant(source.name, source)
 
 
 def _optional(data: Any, options: Options) -> DataSource | None:
     if data is None:
         return None
-    return _data(data, options)
+    return opt.read_data(data, options)
 
 
 def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Options]) -> Order:
@@ -279,14 +217,14 @@ def plan(kind: str, model: Any, data: Any, out: str | Path, **options: Unpack[Op
     Raises:
         UserError: An option, or a recipe, that cannot work.
     """
-    _check(options, kind, {*_OF_BUNDLES, "robustness"} if kind == "run" else _OF_BUNDLES)
+    opt.check(options, kind, {*opt.OF_BUNDLES, "robustness"} if kind == "run" else opt.OF_BUNDLES)
     trust = options.get("trust_pickle", False)
-    source = _source(model, options.get("weights"), options.get("input", ()), trust_pickle=trust)
+    source = opt.model_source(model, options.get("weights"), options.get("input", ()), trust_pickle=trust)
     seed = options.get("seed", 0)
-    deployment = _deployment(options, (1, 32))
+    deployment = opt.deployment(options, (1, 32))
     usually = usual(source.format)
     own = deployment.options if deployment.runtime == usually else {}
-    read, folder = _data(data, options), run_folder.resolved(out)
+    read, folder = opt.read_data(data, options), run_folder.resolved(out)
     run_folder.check_apart(folder, {"model": source.path, "data": "" if read.memory is not None else read.name})
     problem = Problem(
         source=source,
@@ -329,65 +267,6 @@ def carry_out(order: Order, search: Callable[[Order, OnEvent], Outcome], on_even
             folder.rmdir()
         raise
     return outcome
-
-
-def _check(options: Options, verb: str, not_taken: Iterable[str] = ()) -> None:
-    """Refuse options that a verb does not know, and values that none takes."""
-    known = set(Options.__annotations__) - set(not_taken)
-    for word in sorted(set(options) - known):
-        if word in Options.__annotations__:
-            raise UserError(f"{verb} takes no {word!r}; leave it out")
-        raise UserError(f"unknown option {word!r}{did_you_mean(word, known)}")
-    budget = options.get("budget")
-    if budget is not None and not isinstance(budget, Budget):
-        raise UserError(f"budget is a whet.Budget, for example Budget(max_drop=0.01), not {bounds.shown(budget)}")
-    bounds.check_budget(budget or Budget())
-    bounds.check_options(options)
-
-
-def _source(model: Any, weights: Any, inputs: Any, *, trust_pickle: bool = False) -> Source:
-    if isinstance(model, Source):
-        return model
-    if isinstance(model, Model):
-        if model.source is None:
-            raise UserError("this Model does not know its source; give the file or module it came from")
-        return model.source
-    for path, label in ((model, "the model"), (weights, "the weights")):
-        userfile.check_path(path, label)
-    return source_of(model, weights, parse_inputs(inputs), trust_pickle=trust_pickle)
-
-
-def _data(data: Any, options: DataOptions) -> DataSource:
-    preprocess, windows, task = options.get("preprocess"), options.get("windows"), options.get("task")
-    userfile.check_path(data, "the data")
-    userfile.check_path(task, "the task")
-    if isinstance(preprocess, str):
-        preprocess = parse_preprocess(preprocess)
-    if isinstance(windows, str):
-        windows = parse_windows(windows)
-    if isinstance(task, str):
-        parts = userfile.split(task)
-        if parts is None:
-            named(task)
-        else:
-            userfile.check(parts[0], DataError)
-    source = data_source(
-        data, preprocess=preprocess, task=task, seed=options.get("seed", 0), label=options.get("label"),
-        windows=windows,
-    )  # fmt: skip
-    source = replace(source, skip_unreadable=bool(options.get("skip_unreadable", source.skip_unreadable)))
-    parts = None if source.memory is not None else userfile.split(source.name)
-    if parts is not None:
-        userfile.check(parts[0], DataError)
-    return source
-
-
-def _deployment(options: Options, usual_sizes: Sequence[int]) -> Deployment:
-    """Return how artifacts are run: ``onnxruntime:graph_level=basic`` is a runtime with an option."""
-    name, own = parse_runtime(options.get("runtime") or "")
-    given = options.get("batch_sizes")
-    threads = check_threads(options.get("threads", 1))
-    return Deployment(name, own, threads, bounds.check_sizes(usual_sizes if given is None else given))
 
 
 # The imports above bind the subpackage of this name in the package's face; there, ``whet.profile`` is the verb.
