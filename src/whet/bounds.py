@@ -56,9 +56,9 @@ class Bound:
 
 BOUNDS = {
     "batch_size": Bound(1, 65_536, "32", whole=True),
-    "threads": Bound(1, 4_096, "4", whole=True),
+    "threads": Bound(1, example="4", whole=True),  # machine.check_threads knows how many are too many
     "seed": Bound(0, 2**32 - 1, "0", whole=True),  # the largest that numpy's RandomState and Keras take
-    "within": Bound(1, 366 * 86_400, "1200"),
+    "within": Bound(0, 366 * 86_400, "1200", open=True),
     "max_drop": Bound(0, example="0.01"),
     "max_class_drop": Bound(0, example="0.05"),
     "min_speedup": Bound(0, example="1.5", open=True),

@@ -330,7 +330,7 @@ def test_an_input_that_does_not_fit_is_refused(tmp_path):
     [
         (flat.connected()[:200], "is not a TFLite file, or it is truncated"),
         (b"\0" * 1000, "is not a TFLite file"),
-        (b"PK\x03\x04 an archive", "is not a TFLite file"),
+        (b"PK\x03\x04 an archive", "holds a zip archive, which its name does not say"),
         (flat.foreign("FlexErf", "FlexTopK"), r"operators of TensorFlow itself \(FlexErf, FlexTopK\)"),
         (flat.foreign("MyOp"), r"custom operators \(MyOp\), which LiteRT does not know"),
         (flat.foreign("FlexErf", "MyOp"), r"\(FlexErf\).*; also custom operators \(MyOp\)"),

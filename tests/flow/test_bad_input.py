@@ -155,11 +155,11 @@ MISTAKES = {
     "batch sizes of 0": (f"{GOOD} --batch-sizes 0", "'0' is no list of sizes; write 1,32"),
     "batch sizes that are words": (f"{GOOD} --batch-sizes some", "is no list of sizes"),
     "a time that is none": (f"{GOOD} --within soon", "'soon' is no time; write 90s, 20m or 2h"),
-    "a negative drop": (f"{GOOD} --max-drop -1", "invalid value for '--max-drop'"),
-    "a drop that is no number": (f"{GOOD} --max-drop nan", "max_drop"),
+    "a negative drop": (f"{GOOD} --max-drop -1", "--max-drop is -1.0; give a number from 0 up"),
+    "a drop that is no number": (f"{GOOD} --max-drop nan", "--max-drop is nan; give a number from 0 up"),
     "a drop in percent": (f"{GOOD} --max-drop 1%", "'1%' is no number; write 0.01 for 1 %"),
-    "a speed-up of nothing": (f"{GOOD} --min-speedup 0", "invalid value for '--min-speedup'"),
-    "no threads": (f"{GOOD} --threads 0", "invalid value for '--threads'"),
+    "a speed-up of nothing": (f"{GOOD} --min-speedup 0", "--min-speedup is 0.0; give a number above 0"),
+    "no threads": (f"{GOOD} --threads 0", "--threads is 0; give a whole number from 1 up"),
     "an input that cannot be read": (f"{GOOD} --input x=float32[", "cannot read the input"),
     "an unknown preprocessing": (f"{GOOD} --preprocess scael=1", "did you mean 'scale'"),
     "an unknown option": (f"{GOOD} --max-dorp 1", "no such option '--max-dorp'"),
@@ -222,7 +222,7 @@ def test_other_verbs_refuse_in_one_line_too(here, onnx_file, npz, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_our_own_bug_keeps_its_traceback(whet, monkeypatch):
+def test_our_own_bug_keeps_its_traceback(monkeypatch, capsys):
     from whet.cli import main
 
     class Bug(Exception):
@@ -231,6 +231,8 @@ def test_our_own_bug_keeps_its_traceback(whet, monkeypatch):
     def broken(*_, **__):
         raise Bug("a bug")
 
-    monkeypatch.setattr(main.whet, "main", broken)
-    with pytest.raises(Bug):
-        main.invoke(["verify", "x"])
+    monkeypatch.setattr(main.whet, "invoke", broken)
+    assert main.invoke(["verify", "x"]) == 70
+    told = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in told
+    assert "error: internal: Bug: a bug; this is a bug of whet: please report it" in told

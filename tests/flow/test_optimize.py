@@ -200,11 +200,11 @@ def test_a_dry_run_checks_and_writes_nothing(here, files, tmp_path):
 def test_python_refuses_what_no_verb_knows(onnx_file, npz, tmp_path):
     for options, told in (
         ({"treads": 2}, "did you mean 'threads'"),
-        ({"threads": 0}, "threads is a whole number"),
+        ({"threads": 0}, "threads is 0; give a whole number from 1 up"),
         ({"within": "20m"}, "within is a number of seconds"),
-        ({"batch_sizes": "1,4"}, "batch sizes are whole numbers"),
-        ({"batch_sizes": []}, "batch sizes are whole numbers"),
-        ({"batch_sizes": [0]}, "batch sizes are whole numbers"),
+        ({"batch_sizes": "1,4"}, "a batch size is '1'; give a whole number from 1"),
+        ({"batch_sizes": []}, "0 batch sizes are given; give 1 to 32"),
+        ({"batch_sizes": [0]}, "a batch size is 0; give a whole number from 1"),
         ({"budget": {"max_drop": 0.1}}, "budget is a whet.Budget"),
         ({"budget": whet.Budget(max_drop=-1)}, "max_drop"),
         ({"budget": whet.Budget(confidence=float("nan"))}, "confidence"),

@@ -128,7 +128,14 @@ def alone(bundle, tmp_path_factory):
 def test_a_bundle_holds_the_file_and_verifies(rows, bundle):
     assert (bundle / "model.tflite").read_bytes() == (rows / "int8.tflite").read_bytes()
     checks = verify(bundle)
-    assert [check.kind for check in checks if check.ok] == ["manifest", "files", "processor", "signature", "golden"]
+    assert [check.kind for check in checks if check.ok] == [
+        "manifest",
+        "files",
+        "processor",
+        "figures",
+        "signature",
+        "golden",
+    ]
     made = manifest.read(bundle)
     assert (made.format, made.file, made.deployment["runtime"]) == ("tflite", "model.tflite", "litert")
     assert made.signature.inputs[0].coded == "int8"

@@ -184,8 +184,7 @@ CODE = [
     verified(
         "code-exits",
         forged.of_torch(source="import os\nos._exit(0)\n"),
-        "the check did not end",
-        "exit code 0 without an answer",
+        "did not return: the process left with exit code 0 without an answer",
         command=TRUSTED,
     ),
     verified("code-leaves", forged.of_torch(source="raise SystemExit(0)\n"), "ended the program", command=TRUSTED),

@@ -121,9 +121,9 @@ PATHS = [
     Case("path-socket", BENCH, says=("odd.onnx is a socket",), prepare=odd.unix_socket),
     Case("path-folder", BENCH, says=("is a folder",), prepare=lambda here: (here / "odd.onnx").mkdir()),
     Case("path-device", BENCH, says=("is a device",), prepare=odd.link("/dev/zero")),
-    Case("path-circle", BENCH, says=("too many levels of symbolic links",), prepare=odd.link("odd.onnx")),
+    Case("path-circle", BENCH, says=("links that run in a circle",), prepare=odd.link("odd.onnx")),
     Case("path-to-nothing", BENCH, says=("link to a file that does not exist",), prepare=odd.link("gone.onnx")),
-    Case("path-empty", ("bench", ""), says=("the name of the model is empty",)),
+    Case("path-empty", ("bench", ""), says=("models is empty; give it a value",)),
     Case("path-too-long", ("bench", "a" * 5000 + ".onnx"), says=("file name too long",)),
     Case("path-dash", ("bench", "-odd.onnx"), says=("no such option",)),
     Case("file-empty", BENCH, says=("is empty (0 bytes)",), prepare=odd.content("odd.onnx", b"")),
@@ -137,7 +137,7 @@ PATHS = [
     Case("file-pt-is-lfs", (*TRAINED, "{here}/odd.pt"), says=("git lfs pull",),
          prepare=odd.network(lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"))),
     Case("factory-crashes", ("bench", "{here}/net.py:build", "--input", "float32[1,6]"), seconds=60,
-         says=("net.py made the runtime that opens it crash", "SIGSEGV"), prepare=odd.content("net.py", odd.CRASH)),
+         says=("net.py:build did not return", "SIGSEGV", "line 7"), prepare=odd.content("net.py", odd.CRASH)),
 ]  # fmt: skip
 
 CHECKPOINTS = [

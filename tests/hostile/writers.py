@@ -94,7 +94,8 @@ def bind(path):
     before = os.open(".", os.O_RDONLY)
     os.chdir(path.parent)
     try:
-        socket.socket(socket.AF_UNIX).bind(path.name)
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
     finally:
         os.fchdir(before)
         os.close(before)

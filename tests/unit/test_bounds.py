@@ -15,7 +15,7 @@ from whet.errors import UserError
         ("max_drop", math.nan),
         ("max_drop", math.inf), ("max_drop", -1e-9), ("max_drop", True), ("max_drop", "0.1"),
         ("min_speedup", 0.0), ("min_fidelity", 1.0000001), ("seed", -1), ("seed", 2**32), ("seed", 1.0),
-        ("max_bytes", 10**400), ("batch_size", 0), ("batch_size", 65_537), ("within", 0.5), ("within", math.nan),
+        ("max_bytes", 10**400), ("batch_size", 0), ("batch_size", 65_537), ("within", 0), ("within", math.nan),
     ],
 )  # fmt: skip
 def test_a_value_outside_is_refused_by_its_name(name, value):

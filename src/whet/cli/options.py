@@ -19,7 +19,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it, with s, m, h or nothing after the number, and refuse less than a second or more than a year."""
+        """Read it, with s, m, h or nothing after the number, and refuse zero or more than a year."""
         text = str(value).strip()
         unit = text[-1:] if text[-1:] in _SECONDS else ""
         try:
@@ -27,7 +27,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             self.fail(f"{bounds.shown(text)} is no time; write 90s, 20m or 2h", param, ctx)
         if not bounds.BOUNDS["within"].allows(seconds):
-            _refuse(f"{_label(param)} is {bounds.shown(text)}; give a time from 1s to 8784h, such as 20m", ctx)
+            _refuse(f"{_label(param)} is {bounds.shown(text)}; give a time above 0s up to 8784h, such as 20m", ctx)
         return float(seconds)
 
 

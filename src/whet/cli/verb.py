@@ -1,4 +1,4 @@
-"""What every verb refuses before it begins: options given twice, empty texts, and names that cannot be paths."""
+"""What every verb refuses before it begins: empty texts, control characters, and names that cannot be paths."""
 
 from __future__ import annotations
 
@@ -19,20 +19,15 @@ _LAID_OUT = {"preprocess", "input"}  # values that may be written over several l
 
 
 class Verb(click.Command):
-    """A command that refuses options given twice, empty values, control characters, and paths that cannot be."""
+    """A command that refuses empty values, control characters, and paths that cannot be."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line.
 
         Raises:
-            click.UsageError: An option is given twice, or a text cannot be used.
+            click.UsageError: A text cannot be used.
         """
         _check_working_directory()
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        single = [option for option in order if isinstance(option, click.Option) and not option.multiple]
-        for option in single:
-            if sum(option is other for other in single) > 1:
-                raise click.UsageError(f"{option.opts[0]} is given twice; give it once", ctx)
         left = super().parse_args(ctx, args)
         for item in self.params:
             if ctx.get_parameter_source(item.name or "") is ParameterSource.COMMANDLINE:

@@ -35,6 +35,7 @@ from whet.types import Format
 
 _PICTURES = 60_000  # that a training looks at, where no number of epochs is given
 _MOST_EPOCHS = 30
+_KIND = "lab"
 _COMMAND = "run.json"
 
 
@@ -277,7 +278,7 @@ def _copy(outcome: Outcome, order: Order, results: Path) -> None:
 def _command(wanted: Wanted, source: Source) -> Mapping[str, Any]:
     """Return all that decides the results; the run below checks what lies in the data."""
     return {
-        "kind": "lab",
+        "kind": _KIND,
         "model": source.path,
         "model contents": source.fingerprint(),
         "data": str(wanted.data.resolve()),
@@ -297,6 +298,8 @@ def _forget(results: Path) -> None:
     """Empty a folder whose laboratory was stopped before it came to know that its model and data can be used."""
     path = results / _COMMAND
     if not is_marked(results) or not path.is_file() or (results / RUN / "original.json").exists():
+        return
+    if run_folder.read_command(results).get("kind") != _KIND:  # the folder of another verb, which may have finished
         return
     run_folder.check_links(results)
     with lock(results):

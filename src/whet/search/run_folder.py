@@ -130,7 +130,7 @@ def is_own(folder: Path) -> bool:
     if (folder / MARKER).exists() or not _is_empty_file(folder / _LOCK):
         return False
     try:
-        found = _read(folder / _COMMAND)
+        found = read_command(folder)
     except RunFolderError:
         return False
     return found.get("kind") in _KINDS and found.keys() >= _FORM
@@ -163,7 +163,7 @@ def lock_run_folder(folder: Path, command: Mapping[str, Any]) -> Iterator[Path]:
         mark(folder, str(command.get("kind", "run")))
         known = folder / _COMMAND
         if known.exists():
-            _compare(_read(known), plain.builtins(command), folder)
+            _compare(read_command(folder), plain.builtins(command), folder)
         else:
             write_text(known, plain.dumps(command))
         yield folder
@@ -193,12 +193,13 @@ def forget(folder: Path, results: tuple[str, ...] = _RESULTS) -> bool:
     return True
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """Return the command that a file describes.
+def read_command(folder: Path) -> Mapping[str, Any]:
+    """Return the command that a RUN folder belongs to, as its ``run.json`` describes it.
 
     Raises:
-        RunFolderError: It cannot be read.
+        RunFolderError: The file cannot be read.
     """
+    path = folder / _COMMAND
     try:
         found: Mapping[str, Any] = plain.read_json(path, dict)
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from whet.lab.look import Seen
 from whet.lab.parts import LabData, parted, unreadable
 from whet.measure.quality import Quality
 from whet.progress import silent
+from whet.storage import mark
 from whet.trials.pairs import Pairs
 
 GREY = Seen(8, 8, 1, 2, scales=True)
@@ -182,11 +183,14 @@ def test_a_laboratory_that_was_stopped_before_any_work_leaves_its_folder_free(tm
     results = tmp_path / "results"
     (results / "run" / "logs").mkdir(parents=True)
     (results / "run.json").write_text('{"kind": "lab", "fraction": 0.25}')
+    for folder in (results, results / "run"):
+        mark(folder, "lab")
     with pytest.raises(DataError, match="gone is no folder"):  # and not: another command's
         conduct(Wanted(str(tmp_path / "model.keras"), tmp_path / "gone", results), silent)
     assert [path.name for path in results.iterdir()] == []
     results.mkdir(exist_ok=True)
     (results / "run.json").write_text('{"kind": "optimize"}')
+    mark(results, "lab")
     with pytest.raises(RunFolderError, match="holds the work of another command"):
         conduct(Wanted(str(tmp_path / "model.keras"), tmp_path, results), silent)
 
