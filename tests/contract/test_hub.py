@@ -198,6 +198,7 @@ def test_the_tokenizers_file_is_named_where_there_is_one(changed):
     assert hub.tokenizer_file(source_of(torch.nn.Linear(2, 2))) is None
 
 
+@pytest.mark.slow
 def test_it_is_profiled_from_a_path(folder):
     found = whet.profile(str(folder))
     assert found.parameters == sum(layer.parameters for layer in TorchAdapter().layers(opened(folder)))

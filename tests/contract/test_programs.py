@@ -177,6 +177,7 @@ def test_what_needs_layers_is_refused_with_the_reason(programs):
         graphs.apply(DynamicInt8(), opened(programs / "tiny.pt2"))
 
 
+@pytest.mark.slow
 def test_it_is_profiled_and_timed_from_its_path(programs):
     assert api.profile(str(programs / "tiny.pt2")).parameters == 1315
     (standing,) = api.bench(str(programs / "tiny.pt2"), batch_sizes=(2,))

@@ -359,6 +359,7 @@ def test_the_goal_is_reached_as_the_adapter_counts_it(target, ratios):
     assert 0.4 * before < after <= 0.5 * before
 
 
+@pytest.mark.slow
 def test_a_latency_is_measured_where_a_clock_is_handed_down():
     """With matrices so large that the clock tells half of them from the whole, whatever else runs."""
     module = nn.Sequential(nn.Linear(64, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 8))

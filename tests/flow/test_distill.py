@@ -73,7 +73,7 @@ def test_a_pruned_model_is_recovered_from_the_recipes_own_beginning(tiny, whole)
     assert float((weight == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
 
 
-@pytest.mark.parametrize("at", [10, 23])
+@pytest.mark.parametrize("at", [10, pytest.param(23, marks=pytest.mark.slow)])
 def test_a_killed_step_goes_on_from_its_last_epoch_and_ends_the_same(files, tiny, whole, tmp_path, at):
     def kill(event):
         if event.stage.startswith("train") and event.total == 36 and event.done == at:

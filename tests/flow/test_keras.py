@@ -116,6 +116,7 @@ def words(assets, tmp_path_factory):
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_a_published_saved_model_is_as_good_as_published_and_so_is_the_tflite_file_beside_it(assets, words):
     names = [assets / "models/mlperf-tiny" / name for name in ("kws_ref_model", "kws_ref_model.tflite")]
     standings = whet.compare(*names, data=words, preprocess=_MFCC, batch_sizes=(1,))

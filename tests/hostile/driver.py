@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pytest
 
 PATIENCE = float(os.environ.get("WHET_HOSTILE_PATIENCE", "1"))  # for a busy machine: a factor on every time limit
 _HALF_WRITTEN = re.compile(r"\..+\.([a-z0-9_]{8}|old-\d+|whet-tmp-\d+-\w+)|\.probe-\d+")
@@ -73,6 +74,24 @@ class Ended:
     out: str
     err: str
     seconds: float
+
+
+def table(cases: Sequence[Case], slow: Sequence[str] = ()) -> pytest.MarkDecorator:
+    """Return the decorator that runs a test for each case, by its name.
+
+    Args:
+        cases: The table; no two of one name.
+        slow: Names of cases that run with the slow tests alone, besides those that say so themselves.
+    """
+    names = [case.name for case in cases]
+    odd = {name for name in names if names.count(name) > 1} | set(slow) - set(names)
+    assert not odd, f"twice, or in no table: {sorted(odd)}"
+    marks = {name: [pytest.mark.slow] for name in slow} | {
+        case.name: [pytest.mark.slow] for case in cases if case.slow
+    }
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, id=case.name, marks=marks.get(case.name, ())) for case in cases]
+    )
 
 
 def problems_of(case: Case, here: Path, aside: Path, material: dict[str, Path]) -> dict[str, str]:

@@ -5,8 +5,7 @@ import os
 
 import forged
 import numpy as np
-import pytest
-from driver import Case
+from driver import Case, table
 
 VERIFY = ("verify", "{here}/bundle")
 TRUSTED = (*VERIFY, "--trust-code")
@@ -336,8 +335,23 @@ FOLDERS = [
 CASES = [*MANIFESTS, *NAMES, *FILES, *GOLDEN, *CLAIMS, *CODE, *MEASURED, *FOLDERS]
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name, marks=pytest.mark.slow if case.slow else ()) for case in CASES]
-)
+# Slower than half a second: others of their kinds run with the fast tests.
+SLOW = (
+    "answer-alone", "answer-forged", "bench-bytecode", "bench-code", "code-crashes", "code-exits",
+    "code-leaves", "code-no-function", "code-prints", "code-trusted", "code-trusted-relative",
+    "code-without-a-word", "compare-card", "compare-code", "data-absolute", "data-outside", "escape-in-a-name",
+    "evaluate-code", "evaluate-code-trusted", "evaluate-link", "evaluate-pickle", "golden-bomb",
+    "golden-claims", "golden-cut", "golden-empty", "golden-infinite", "golden-locked", "golden-nan",
+    "golden-no-samples", "golden-objects", "golden-other-shape", "golden-other-type", "golden-text",
+    "keras-input-is-code", "keras-layer-is-code", "manifest-1e999", "manifest-deep", "manifest-deep-field",
+    "manifest-digits", "manifest-empty", "manifest-huge", "manifest-latin-1", "manifest-list", "manifest-nan",
+    "manifest-surrogate", "manifest-twice", "manifest-utf-16", "pickle-in-source", "pickle-in-student",
+    "profile-code", "profile-pipe", "runtime-unknown", "samples-negative", "samples-none", "structure-deep",
+    "structure-unknown-edit", "student-outside", "threads-absurd", "tolerance-absent", "tolerance-absurd",
+    "tolerance-null", "tolerance-zero", "verdict-forged",
+)  # fmt: skip
+
+
+@table(CASES, slow=SLOW)
 def test_hostile(case, survives):
     survives(case)

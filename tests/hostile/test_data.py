@@ -8,7 +8,7 @@ import zipfile
 import zlib
 
 import numpy as np
-import pytest
+from driver import table
 from writers import bind, file, npy, refused
 
 X = npy(np.zeros((60, 6), np.float32))
@@ -233,8 +233,14 @@ SAVED = [
 CASES = [*ARCHIVES, *TABLES, *SAVED]
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in CASES]
-)
+# Slower than half a second: others of their kinds run with the fast tests.
+SLOW = (
+    "csv-one-line-of-a-gigabyte", "csv-ragged", "npz-bomb", "npz-is-a-fifo", "npz-objects", "npz-texts",
+    "parquet-no-rows", "parquet-ragged-lists", "saved-arrow-absent", "saved-arrow-garbage", "saved-json-deep",
+    "saved-json-garbage", "saved-json-list", "saved-names-a-file-outside", "saved-splits-are-a-number",
+)  # fmt: skip
+
+
+@table(CASES, slow=SLOW)
 def test_hostile(case, survives):
     survives(case)

@@ -5,8 +5,7 @@ import io
 import os
 import struct
 
-import pytest
-from driver import Case
+from driver import Case, table
 from writers import OPEN, bind, folder, npy, picture, pictures, png, refused
 
 
@@ -134,8 +133,6 @@ NOTED = [
 CASES = [*PICTURES, *NOTED]
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in CASES]
-)
+@table(CASES)
 def test_hostile(case, survives):
     survives(case)

@@ -1,6 +1,6 @@
 """Hostile Datasets and other objects that a function of the user's returns as data."""
 
-import pytest
+from driver import table
 from writers import file, refused
 
 _DATASET = """
@@ -105,8 +105,12 @@ OBJECTS = [
 CASES = OBJECTS
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in CASES]
-)
+# Slower than half a second: others of their kinds run with the fast tests.
+SLOW = (
+    "factory-item-generator", "factory-raises",
+)  # fmt: skip
+
+
+@table(CASES, slow=SLOW)
 def test_hostile(case, survives):
     survives(case)

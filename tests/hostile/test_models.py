@@ -5,8 +5,7 @@ from pathlib import Path
 
 import odd_files as odd
 import odd_graphs as graphs
-import pytest
-from driver import Case
+from driver import Case, table
 from onnx import TensorProto, helper
 
 sys.path.append(str(Path(__file__).parent.parent / "files"))  # flat.py
@@ -229,10 +228,35 @@ CASES += [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=pytest.mark.slow) if case.slow else case for case in CASES],
-    ids=lambda case: case.name,
-)
+# Slower than half a second: others of their kinds run with the fast tests.
+SLOW = (
+    "compare-names-the-node", "evaluate-names-the-node", "factory-crashes", "file-onnx-is-noise",
+    "folder-config-cut", "folder-config-deep", "folder-config-latin", "folder-config-list",
+    "folder-config-many-layers", "folder-config-negative", "folder-config-number", "folder-config-own-code",
+    "folder-config-unknown", "folder-config-wide", "folder-index-absolute", "folder-index-list",
+    "folder-index-missing", "folder-index-outside", "folder-saved-model-noise", "h5-chunks", "h5-external-link",
+    "h5-noise", "keras-bomb", "keras-lambda", "keras-name-leads-out", "keras-own-class", "keras-structure-deep",
+    "keras-structure-list", "keras-structure-missing", "onnx-attribute-of-another-type", "onnx-axis-of-zero",
+    "onnx-axis-out-of-range", "onnx-bfloat16", "onnx-complex64", "onnx-cycle", "onnx-domain-not-imported",
+    "onnx-element-type-conflict", "onnx-escape-in-a-name", "onnx-expands-to-terabytes", "onnx-external-link",
+    "onnx-external-missing", "onnx-external-negative-offset", "onnx-external-offset-no-number",
+    "onnx-external-outside", "onnx-external-truncated", "onnx-float8e4m3fn", "onnx-format-negative",
+    "onnx-format-of-the-future", "onnx-function-missing", "onnx-functions-call-each-other",
+    "onnx-functions-expand", "onnx-input-beyond-memory", "onnx-input-twice", "onnx-int4",
+    "onnx-name-of-a-megabyte", "onnx-name-that-runs-backwards", "onnx-newline-in-a-name", "onnx-no-outputs",
+    "onnx-operator-without-a-name", "onnx-opset-of-the-future", "onnx-optional", "onnx-output-of-nothing",
+    "onnx-output-twice", "onnx-sequence", "onnx-shape-conflict", "onnx-sparse-input",
+    "onnx-sparse-weight-beyond", "onnx-text-input", "onnx-unknown-attribute", "onnx-unknown-domain",
+    "onnx-unknown-operator", "onnx-unknown-type-of-input", "onnx-weight-claims-petabytes",
+    "onnx-weight-negative", "onnx-weight-of-unknown-type", "onnx-weight-overflows", "onnx-weight-too-long",
+    "onnx-weight-too-short", "optimize-names-the-node", "profile-names-the-node", "pt-bomb", "pt-expanded",
+    "pt-pickle", "pt-truncated", "run-names-the-node", "safetensors-beyond-its-end", "safetensors-deep-header",
+    "safetensors-huge-header", "safetensors-negative", "safetensors-other-size", "safetensors-overlapping",
+    "safetensors-unknown-type", "tflite-cut", "tflite-half-empty", "tflite-identifier", "tflite-root-beyond",
+    "tflite-root-loop",
+)  # fmt: skip
+
+
+@table(CASES, slow=SLOW)
 def test_hostile(case, survives):
     survives(case)

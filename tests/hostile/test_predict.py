@@ -9,8 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
-from driver import Case
+from driver import Case, table
 from predict_cases import (
     GOOD,
     ONES,
@@ -242,7 +241,13 @@ RUNS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*SEALS, *MANIFESTS, *PARTS, *RUNS], ids=lambda case: case.name)
+# Slower than half a second: others of their kinds run with the fast tests.
+SLOW = (
+    "golden.npz-empty", "manifest-tolerance-absent", "works-optimized",
+)  # fmt: skip
+
+
+@table([*SEALS, *MANIFESTS, *PARTS, *RUNS], slow=SLOW)
 def test_hostile(case, survives):
     survives(case)
 

@@ -5,7 +5,7 @@ import socket
 import zipfile
 
 import numpy as np
-import pytest
+from driver import table
 from predict_cases import (
     GOOD,
     ONES,
@@ -158,6 +158,12 @@ def _twice(path):
     path.write_bytes(npz(("row.npy", GOOD), ("two.npy", GOOD)).replace(b"two.npy", b"row.npy"))
 
 
-@pytest.mark.parametrize("case", [*ARRAYS, *FILES], ids=lambda case: case.name)
+# Slower than half a second: others of their kinds run with the fast tests.
+SLOW = (
+    "npz-encrypted", "npz-objects", "picture-svg", "table-of-gigabytes",
+)  # fmt: skip
+
+
+@table([*ARRAYS, *FILES], slow=SLOW)
 def test_hostile(case, survives):
     survives(case)

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from driver import PATIENCE, Case
+from driver import PATIENCE, Case, table
 
 CODE = """
 import asyncio, ctypes, os, signal, sys, threading, time
@@ -198,10 +198,16 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if case.slow else case for case in CASES],
-    ids=[case.name for case in CASES],
+# Slower than half a second: others of their kinds run with the fast tests.
+SLOW = (
+    "a-gigabyte", "aborts", "asks", "closes", "closes-and-opens", "crashes", "exits", "exits-on-import",
+    "exits-well", "forks", "ignores-signals", "is-async", "leaves-on-import", "metric-that-crashes", "moves",
+    "no-such-temporary-folder", "number", "prints", "removes-the-directory", "starts-a-process",
+    "starts-a-thread", "takes-output", "waits-for-all",
 )  # fmt: skip
+
+
+@table(CASES, slow=SLOW)
 def test_hostile(case, survives):
     survives(case)
 

@@ -4,8 +4,7 @@ import json
 import os
 from functools import partial
 
-import pytest
-from driver import Case
+from driver import Case, table
 
 REPORT = ("report", "{here}/run")
 RESULTS = "run/results.json"
@@ -246,8 +245,17 @@ HARMLESS = [
 CASES = [*VALUES, *WHOLE, *LINKS, *HARMLESS]
 
 
-@pytest.mark.parametrize(
-    "case", [Case(**{**vars(case), "needs": ("run",)}) for case in CASES], ids=lambda case: case.name
-)
+# Slower than half a second: others of their kinds run with the fast tests.
+SLOW = (
+    "a-file", "answer-unknown", "batch-absent", "bytes", "chosen-unknown", "confusion-other-size",
+    "confusion-ragged", "deep-objects", "drop-list", "empty", "infinite", "input-absolute", "kind-unknown",
+    "latin", "link-figures", "link-figures-bars.png", "link-flips", "link-metrics",
+    "link-metrics-graph-only-metrics.md", "link-report.md", "list", "name-control", "name-device", "name-long",
+    "name-markup", "name-number", "null", "ranking-above", "results-many", "results-none", "results-null",
+    "schema-later", "sparse", "text-endless", "texts", "texts-json",
+)  # fmt: skip
+
+
+@table([Case(**{**vars(case), "needs": ("run",)}) for case in CASES], slow=SLOW)
 def test_hostile(case, survives):
     survives(case)

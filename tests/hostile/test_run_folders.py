@@ -5,8 +5,7 @@ import os
 import shutil
 from functools import partial
 
-import pytest
-from driver import Case
+from driver import Case, table
 
 BUDGET = ("--batch-sizes", "1", "--max-drop", "0.2", "--min-speedup", "0.01", "--no-robustness")
 OPTIMIZE = ("optimize", "{here}/good.onnx", "--data", "{here}/good.npz", *BUDGET)
@@ -256,10 +255,20 @@ SYSTEM = [
 CASES = [*FOREIGN_FOLDERS, *DEMOS, *NAMES, *DAMAGED, *SYSTEM]
 
 
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=pytest.mark.slow if case.slow else ()) for case in CASES],
-    ids=lambda case: case.name,
-)
+# Slower than half a second: others of their kinds run with the fast tests.
+SLOW = (
+    "below-a-file", "broken-link", "bundle", "bundle-link", "cache", "cache-link", "command-absent",
+    "command-cut", "command-deep", "command-empty", "command-folder", "command-garbage", "command-list",
+    "command-of-another", "demo-file", "demo-run-folder", "device", "file", "here", "in-the-data",
+    "journal-link", "link-to-a-file", "lock-with-text", "logs", "marked-but-no-command", "marker-folder",
+    "marker-link", "marker-of-another", "name-300", "name-case", "name-empty", "name-float", "name-look",
+    "name-lookalike", "name-newline", "name-proof", "name-twice", "names-as-if-half-written", "our-link",
+    "our-link-deep", "parent-of-the-data", "proc", "results", "results-empty", "root", "run-json",
+    "run-json-and-folders", "run-json-in-our-form", "run-json-kind", "run-json-list", "run-verb",
+    "small-files-only", "thesis", "trials",
+)  # fmt: skip
+
+
+@table(CASES, slow=SLOW)
 def test_hostile(case, survives):
     survives(case)
