@@ -267,3 +267,13 @@ def test_a_size_or_a_card_that_is_not_the_bundles_is_refused(bundle):
     (bundle / "MODEL_CARD.md").write_text("**PASS**, believe me")
     reseal(bundle)
     assert wrong(bundle)[0] == "figures"
+
+
+def test_an_earlier_card_that_writes_an_infinite_number_out_verifies(bundle):
+    endless = Measurement("sqnr_db", float("inf"), "dB", "max")
+    write.seal(bundle, manifest.read(bundle), (*measurements(bundle), endless))
+    card = bundle / "MODEL_CARD.md"
+    assert "| sqnr_db | - dB |" in card.read_text()
+    card.write_text(card.read_text().replace("| sqnr_db | - dB |", "| sqnr_db | inf dB |"))
+    reseal(bundle)
+    assert all(check.ok for check in verify(bundle))
