@@ -187,7 +187,9 @@ def check_path(path: str | Path, label: str) -> None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return
-        told = "links that run in a circle" if error.errno == errno.ELOOP else os.strerror(error.errno or 0).lower()
-        raise UserError(f"{label} {shown(str(path))} cannot be opened ({told}); check the path") from error
+        reason = (
+            "links that run in a circle" if error.errno == errno.ELOOP else os.strerror(error.errno or 0).lower()
+        )
+        raise UserError(f"{label} {shown(str(path))} cannot be opened ({reason}); check the path") from error
     if not os.access(path, os.R_OK):
         raise UserError(f"{label} {shown(str(path))} may not be read (permission denied); allow it with chmod")

@@ -84,9 +84,9 @@ def _cell(text: str) -> str:
 
 
 def _colored(text: str) -> str:
-    told = escape(plain_text(text))
+    label = escape(plain_text(text))
     color = _COLORS.get(text)
-    return f"<b style='color:{color}'>{told}</b>" if color else told
+    return f"<b style='color:{color}'>{label}</b>" if color else label
 
 
 def _is_number(text: str) -> bool:

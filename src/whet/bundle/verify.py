@@ -70,8 +70,7 @@ def verify(
 ) -> Checks:
     """Check a bundle; nothing of it is opened before its bytes are known to be the right ones.
 
-    Its model is opened and run in a child process, with limits of time and memory; a check that does not end there
-    has failed.
+    Its model is opened and run in a child process, with limits; a check that does not end there has failed.
 
     Args:
         bundle: The folder.
@@ -236,7 +235,7 @@ def _figures(bundle: Path, made: Manifest) -> Check:
     """Check that what is stated follows from what is there: the size of the model, and the text of the card."""
     try:
         measurements = plain.read_json(bundle / METRICS, tuple[Measurement, ...])
-        told = plain.read_regular(bundle / CARD, 2**24).decode()
+        text = plain.read_regular(bundle / CARD, 2**24).decode()
     except (OSError, ValueError) as error:
         return Check("figures", False, f"{METRICS} or {CARD} cannot be read: {in_one_line(error)}")
     stated = find(measurements, "size_bytes")
@@ -247,8 +246,8 @@ def _figures(bundle: Path, made: Manifest) -> Check:
             return Check("figures", False, f"a size of {value} bytes is stated, the model has {size:,}")
     # The card is written from the manifest alone, by this version in these very words. An infinite number, which
     # JSON does not have, was written out in earlier cards.
-    told = told.replace("| inf ", "| - ")
-    if made.whet and made.whet == versions(["whet"]).get("whet") and told != card.render(made, measurements):
+    text = text.replace("| inf ", "| - ")
+    if made.whet and made.whet == versions(["whet"]).get("whet") and text != card.render(made, measurements):
         return Check("figures", False, f"{CARD} does not say what the manifest and {METRICS} say")
     checked = [item for item in made.verdicts if item.figures is not None]
     return Check("figures", True, f"{len(checked)} of {len(made.verdicts)} verdicts follow from their figures")

@@ -110,10 +110,10 @@ class DatasetSamples:
             return None
         for index, label in enumerate(found):
             if label is None or label.shape != found[0].shape:
-                told = "no label" if label is None else f"a label of shape {list(label.shape)}"
+                got = "no label" if label is None else f"a label of shape {list(label.shape)}"
                 first = list(found[0].shape) if found[0] is not None else "none"
                 raise DataError(
-                    f"item {index} of the {self._kind} has {told}, item 0 has one of shape {first}; give all items "
+                    f"item {index} of the {self._kind} has {got}, item 0 has one of shape {first}; give all items "
                     f"a label of one shape, or none"
                 )
         return array_of(found)

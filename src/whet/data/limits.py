@@ -74,8 +74,8 @@ def check_regular(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        told = os.strerror(error.errno or 0).lower()
-        raise DataError(f"{printable(str(path))} cannot be opened ({told}); mend or remove it") from error
+        reason = os.strerror(error.errno or 0).lower()
+        raise DataError(f"{printable(str(path))} cannot be opened ({reason}); mend or remove it") from error
     if not stat.S_ISREG(mode):
         kind = next((kind for tells, kind in _KINDS if tells(mode)), "no file")
         raise DataError(f"{printable(str(path))} is {kind}, not a file with data; remove it, or give a file")
@@ -236,8 +236,10 @@ def _check_kind(path: Path, name: str, kind: Any) -> None:
     while pa.types.is_list(inner) or pa.types.is_large_list(inner) or pa.types.is_fixed_size_list(inner):
         depth, inner = depth + 1, inner.value_type
     if depth > 8 or pa.types.is_nested(inner):
-        told = f"{depth} lists within each other" if depth > 8 else "nested records"
-        raise DataError(f"{path}: column {shown(name)} holds {told}; flatten it to plain columns, or leave it out")
+        nesting = f"{depth} lists within each other" if depth > 8 else "nested records"
+        raise DataError(
+            f"{path}: column {shown(name)} holds {nesting}; flatten it to plain columns, or leave it out"
+        )
 
 
 def check_depth(root: Path, folder: str) -> None:

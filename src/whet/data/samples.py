@@ -70,8 +70,8 @@ class ArraySamples:
         if self.targets is not None:
             lengths["labels"] = len(self.targets)
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise DataError(f"inputs and labels differ in length: {told}; every array needs one row a sample")
+            shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise DataError(f"inputs and labels differ in length: {shown}; every array needs one row a sample")
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -183,9 +183,9 @@ def _unreadable(failures: Mapping[Path, Exception]) -> DataError:
     (first, error), *others = failures.items()
     more = f"; nor can {', '.join(printable(str(path)) for path, _ in others[:10])}" if others else ""
     more += f" and {len(others) - 10} others" if len(others) > 10 else ""
-    told = f"{type(error).__name__}: {in_one_line(error)}"
+    reason = f"{type(error).__name__}: {in_one_line(error)}"
     return DataError(
-        f"{printable(str(first))} cannot be read as a picture ({told}){more}; "
+        f"{printable(str(first))} cannot be read as a picture ({reason}){more}; "
         f"mend or remove {'them' if others else 'it'}"
     )
 

@@ -187,15 +187,8 @@ def source_of(
         if parts[0].exists():
             userfile.check(parts[0], ModelError)
         path, name = _existing(parts[0], "model"), parts[1]
-        return Source(
-            Origin.FACTORY,
-            _built(path, name),
-            str(path),
-            name,
-            str(weights_file or ""),
-            trust_pickle,
-            tuple(inputs),
-        )
+        filled = str(weights_file or "")
+        return Source(Origin.FACTORY, _built(path, name), str(path), name, filled, trust_pickle, tuple(inputs))
     return _file(Path(model), weights_file, inputs, trust_pickle)
 
 
@@ -276,9 +269,9 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
         from whet.models.keras import archive
 
         content = archive.to_bytes(model)
-        told = archive.identity(content)
+        digest = archive.identity(content)
         return MemorySource(
-            Origin.MEMORY, Format.KERAS, factory=model.name, inputs=tuple(inputs), memory=content, identity=told
+            Origin.MEMORY, Format.KERAS, factory=model.name, inputs=tuple(inputs), memory=content, identity=digest
         )
     if not any(base.__module__.startswith("torch.nn.") and base.__name__ == "Module" for base in kind.__mro__):
         raise ModelError(
@@ -290,7 +283,7 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
-        memory, told = pickling.dumps(model), identity(model)
+        memory, digest = pickling.dumps(model), identity(model)
     except Exception as error:
         raise ModelError(
             f"the {kind.__name__} cannot be sent to a child process "
@@ -301,7 +294,7 @@ def _in_memory(model: Any, inputs: tuple[TensorSpec, ...]) -> Source:
         for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)
     return MemorySource(
-        Origin.MEMORY, Format.TORCH, factory=kind.__name__, inputs=tuple(inputs), memory=memory, identity=told
+        Origin.MEMORY, Format.TORCH, factory=kind.__name__, inputs=tuple(inputs), memory=memory, identity=digest
     )
 
 

@@ -27,7 +27,7 @@ import sys
 _PATHS, _HERE = list(sys.path), os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120
 sys.path[:] = [place for place in sys.path if os.path.realpath(place or ".") != _HERE]
 os.environ.update(ORT_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # all that is needed lies in the bundle
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")  # all that is needed is in the bundle
 
 import contextlib
 import hashlib
